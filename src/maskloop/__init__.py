@@ -1,0 +1,1 @@
+"""Load, predict, correct, export, train: segmentation masks that keep their place."""

@@ -1,0 +1,1 @@
+"""The nouns: geometry, image, mask, labels, edits, case, job. numpy and the standard library only."""

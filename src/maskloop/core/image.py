@@ -1,0 +1,102 @@
+"""Pixels and where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import InputError
+from maskloop.core.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """A picture or a volume.
+
+    Parameters
+    ----------
+    data : array
+        ``([t,] z, y, x[, channel])`` or ``([t,] y, x[, channel])``, any real dtype. The axes of
+        `geometry` stand together; a time axis comes first, channels last.
+    geometry : Geometry
+        The grid of the spatial axes.
+    source : Path, optional
+        File or folder it came from.
+    header : Any
+        Opaque; for the format that read it, so that it can write back what it does not understand.
+    has_time, has_channels : bool
+        Which axes stand beside the spatial ones.
+    """
+
+    data: npt.NDArray[Any]
+    geometry: Geometry
+    source: Path | None = None
+    header: Any = field(default=None, repr=False)  # Any: opaque to all but its own format
+    has_time: bool = False
+    has_channels: bool = False
+
+    def __post_init__(self) -> None:
+        spatial = self.data.shape[int(self.has_time) : self.data.ndim - int(self.has_channels)]
+        if spatial != self.geometry.shape:
+            msg = (
+                f"expected pixels of shape {self.geometry.shape} on the grid, got {self.data.shape} "
+                f"(time axis: {self.has_time}, channels: {self.has_channels}); choose a frame or channel"
+            )
+            raise InputError(msg)
+
+    @property
+    def name(self) -> str:
+        """File name without its suffixes, or ``"image"``; never a patient's name."""
+        return stem_of(self.source) if self.source is not None else "image"
+
+    @property
+    def channels(self) -> int:
+        """Number of channels; 1 where there is no channel axis."""
+        return int(self.data.shape[-1]) if self.has_channels else 1
+
+    @property
+    def frames(self) -> int:
+        """Number of time points; 1 where there is no time axis."""
+        return int(self.data.shape[0]) if self.has_time else 1
+
+    def frame(self, number: int) -> Image:
+        """Return one time point as an image without a time axis."""
+        if not self.has_time:
+            return self
+        if not 0 <= number < self.frames:
+            msg = f"expected a frame from 0 to {self.frames - 1}, got {number!r}; choose another frame"
+            raise InputError(msg)
+        return Image(self.data[number], self.geometry, self.source, self.header, False, self.has_channels)
+
+    def channel(self, number: int) -> Image:
+        """Return one channel as an image without a channel axis."""
+        if not self.has_channels:
+            return self
+        if not 0 <= number < self.channels:
+            msg = f"expected a channel from 0 to {self.channels - 1}, got {number!r}; choose another channel"
+            raise InputError(msg)
+        return Image(self.data[..., number], self.geometry, self.source, self.header, self.has_time, False)
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a file without its suffixes; ``.nii.gz`` counts as one.
+
+    Examples
+    --------
+    >>> stem_of(Path("scans/case.01.nii.gz"))
+    'case.01'
+    """
+    name = path.name
+    for double in (".nii.gz", ".seg.nrrd", ".ome.tif", ".ome.tiff"):
+        if name.lower().endswith(double):
+            return name[: -len(double)]
+    return name if path.is_dir() else path.stem
+
+
+def smallest_unsigned(highest: int) -> np.dtype[Any]:  # Any: the width is chosen at run time
+    """Return the narrowest unsigned dtype that holds `highest`."""
+    return np.min_scalar_type(max(int(highest), 0))

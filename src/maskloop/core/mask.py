@@ -1,0 +1,150 @@
+"""Label ids on an image's grid; the editable truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import GeometryError, InputError
+from maskloop.core.geometry import Geometry
+from maskloop.core.image import Image, smallest_unsigned, stem_of
+from maskloop.core.labels import LabelTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """One id per voxel and the table that says what the ids mean.
+
+    Parameters
+    ----------
+    data : array of unsigned int
+        ``(z, y, x)`` or ``(y, x)``; a time axis may come first. 0 is background.
+    geometry : Geometry
+        The grid of the spatial axes; the image's own.
+    labels : LabelTable
+        A row for every id that may occur. Ids without a row are allowed while editing;
+        `checked` adds rows for them.
+    source, header
+        As for `Image`.
+    """
+
+    data: npt.NDArray[Any]
+    geometry: Geometry
+    labels: LabelTable
+    source: Path | None = None
+    header: Any = field(default=None, repr=False)  # Any: opaque to all but its own format
+
+    def __post_init__(self) -> None:
+        if self.data.shape[-self.geometry.ndim :] != self.geometry.shape:
+            msg = (
+                f"expected ids of shape {self.geometry.shape}, got {self.data.shape}; "
+                f"resample the mask or choose its own image"
+            )
+            raise GeometryError(msg)
+        if self.data.dtype.kind not in "bu":
+            msg = (
+                f"expected label ids of an unsigned type, got {self.data.dtype}; "
+                f"pass the array through maskloop.core.mask.as_ids first"
+            )
+            raise InputError(msg)
+
+    @classmethod
+    def like(
+        cls, image: Image, ids: npt.ArrayLike, labels: LabelTable | Mapping[int, str] | Sequence[str]
+    ) -> Mask:
+        """Return a mask on `image`'s grid; the only way a model makes one.
+
+        Parameters
+        ----------
+        image : Image
+            Gives grid, source and header.
+        ids : array_like
+            Whole numbers >= 0 on the image's spatial grid; stored in the narrowest unsigned type
+            (bool becomes uint8).
+        labels : LabelTable, or names as for `LabelTable.classes`
+            Meaning of the ids.
+
+        Raises
+        ------
+        InputError
+            If ids are negative or not whole.
+        GeometryError
+            If the shape is not the grid's.
+        """
+        table = labels if isinstance(labels, LabelTable) else LabelTable.classes(labels)
+        return cls(as_ids(ids, highest=max(table, default=0)), image.geometry, table, image.source, image.header)
+
+    @property
+    def name(self) -> str:
+        """File name without its suffixes, or ``"mask"``."""
+        return stem_of(self.source) if self.source is not None else "mask"
+
+    def ids(self) -> list[int]:
+        """Return the ids that occur, ascending, background left out; one pass over the data."""
+        return present_ids(self.data)
+
+    def checked(self) -> Mask:
+        """Return the mask with a row in the table for every id that occurs."""
+        missing = [i for i in self.ids() if i not in self.labels]
+        if not missing:
+            return self
+        make = LabelTable.objects if self.labels.kind == "objects" or not self.labels else _unnamed
+        return replace(self, labels=self.labels.with_rows(make(missing).values()))
+
+    def require_on(self, image: Image) -> None:
+        """Raise `GeometryError`, in mm and by corner, unless the mask lies on `image`'s grid."""
+        words = image.geometry.difference(self.geometry)
+        if words:
+            msg = (
+                f"expected mask {self.name!r} on the grid of {image.name!r} {image.geometry.shape}, "
+                f"but {words}; resample it or choose its own image"
+            )
+            raise GeometryError(msg)
+
+
+def _unnamed(ids: Sequence[int]) -> LabelTable:
+    return LabelTable.classes({i: f"label {i}" for i in ids})
+
+
+def present_ids(data: npt.NDArray[Any]) -> list[int]:
+    """Return the ids above 0 that occur in an array of bool or unsigned int, ascending."""
+    if data.dtype.kind == "b" or data.dtype.itemsize <= 2:
+        # A count per value beats sorting by a factor of ten; slabs keep bincount's int64 copy small.
+        seen = np.zeros(1 << (8 * data.dtype.itemsize), dtype=bool)
+        for slab in data if data.ndim > 2 else (data,):
+            seen[slab.view(np.uint8) if slab.dtype.kind == "b" else slab] = True
+        return [int(i) for i in np.flatnonzero(seen) if i]
+    return [int(i) for i in np.unique(data) if i]
+
+
+def as_ids(values: npt.ArrayLike, *, highest: int = 0) -> npt.NDArray[Any]:
+    """Return `values` as the narrowest unsigned ids that hold them and `highest`.
+
+    Raises
+    ------
+    InputError
+        If a value is negative, not whole, or not a number.
+    """
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        msg = f"expected whole numbers as label ids, got dtype {found.dtype}; convert the mask to integers"
+        raise InputError(msg)
+    if found.size == 0:
+        return found.astype(np.uint8)
+    if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.rint(found)).all()):
+        odd = found[~(np.isfinite(found) & (found == np.rint(found)))].flat[0]
+        msg = (
+            f"expected whole numbers as label ids, got {float(odd)!r}; "
+            f"this looks like an image or a probability map: threshold it first"
+        )
+        raise InputError(msg)
+    if found.dtype.kind in "if" and found.min() < 0:
+        msg = f"expected label ids of at least 0, got {found.min()!r}; renumber the labels"
+        raise InputError(msg)
+    top = max(int(found.max()), highest)
+    return found.astype(smallest_unsigned(top), copy=False)

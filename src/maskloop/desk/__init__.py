@@ -1,0 +1,1 @@
+"""What people ask beside the five verbs: listings, checks, cases."""

@@ -1,0 +1,1 @@
+"""The napari face; the only package that knows napari and Qt."""

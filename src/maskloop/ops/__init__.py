@@ -1,0 +1,1 @@
+"""Operations on arrays and grids; no files, no windows."""

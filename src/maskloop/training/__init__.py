@@ -1,0 +1,1 @@
+"""Fine-tuning: patches, augmentation, the loop, the gate."""
