@@ -1,1 +1,1 @@
-"""The nouns: geometry, image, mask, labels, edits, case, job. numpy and the standard library only."""
+"""The nouns: geometry, image, mask, labels, edits, case, job; numpy and nothing heavier."""

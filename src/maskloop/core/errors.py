@@ -56,5 +56,5 @@ class VerificationError(MaskloopError, RuntimeError):
     """A written file does not read back as what was meant; the old file was left alone."""
 
 
-class Cancelled(MaskloopError):  # noqa: N818  (the word people say; not a failure)
+class Cancelled(MaskloopError):
     """The person pressed Stop."""

@@ -7,14 +7,16 @@ positive), in mm; photographs are (x, y) in pixels. Nothing else in maskloop tou
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import GeometryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Unit = Literal["mm", "px"]
 Box = tuple[slice, ...]
@@ -53,17 +55,27 @@ class Geometry:
         affine = np.array(self.affine, dtype=np.float64)
         ndim = len(shape)
         if ndim not in (2, 3) or any(n < 1 for n in shape):
-            msg = f"expected 2 or 3 axes of at least 1 voxel, got shape {shape}; choose one frame or channel first"
+            msg = (
+                f"expected 2 or 3 axes of at least 1 voxel, got shape {shape}; "
+                f"choose one frame or channel first"
+            )
             raise GeometryError(msg)
         if affine.shape != (ndim + 1, ndim + 1):
-            msg = f"expected an affine of shape {(ndim + 1, ndim + 1)} for shape {shape}, got {affine.shape}; rebuild it"
+            msg = (
+                f"expected an affine of shape {(ndim + 1, ndim + 1)} for shape {shape}, "
+                f"got {affine.shape}; rebuild it"
+            )
             raise GeometryError(msg)
         if not np.isfinite(affine).all():
-            msg = f"expected a finite affine, got {affine.tolist()!r}; repair the file's header before loading it"
+            msg = f"expected a finite affine, got {affine.tolist()!r}; repair the file's header"
             raise GeometryError(msg)
         steps = np.linalg.norm(affine[:-1, :-1], axis=0)
-        if (steps == 0).any() or abs(np.linalg.det(affine[:-1, :-1] / np.where(steps, steps, 1))) < 1e-6:
-            msg = f"expected an affine that can be inverted, got {affine.tolist()!r}; repair the file's header"
+        unit_axes = affine[:-1, :-1] / np.where(steps, steps, 1)
+        if (steps == 0).any() or abs(np.linalg.det(unit_axes)) < 1e-6:
+            msg = (
+                f"expected an affine that can be inverted, got {affine.tolist()!r}; "
+                f"repair the file's header"
+            )
             raise GeometryError(msg)
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
@@ -77,7 +89,10 @@ class Geometry:
 
     @classmethod
     def regular(
-        cls, shape: Sequence[int], spacing: Sequence[float], origin: Sequence[float] = (0.0, 0.0, 0.0)
+        cls,
+        shape: Sequence[int],
+        spacing: Sequence[float],
+        origin: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> Geometry:
         """Return an axis-aligned grid whose (z, y, x) axes run to S, A and R.
 
@@ -132,7 +147,8 @@ class Geometry:
         if self.ndim != 3:
             return ""
         return "".join(
-            _CODES[world][int(self.affine[world, axis] > 0)] for axis, world in enumerate(self.axis_order)
+            _CODES[world][int(self.affine[world, axis] > 0)]
+            for axis, world in enumerate(self.axis_order)
         )
 
     @property
@@ -143,15 +159,17 @@ class Geometry:
         return any(abs(cosines[w, a]) < np.cos(np.deg2rad(0.01)) for a, w in enumerate(order))
 
     def to_world(self, index: npt.ArrayLike) -> Affine:
-        """Return world points ``(..., x y z)`` of array indices ``(..., z y x)``; fractions allowed."""
+        """Return world points ``(..., x y z)`` of array indices ``(..., z y x)``, whole or not."""
         found = np.asarray(index, dtype=np.float64)
-        return found @ self.affine[:-1, :-1].T + self.affine[:-1, -1]
+        points: Affine = found @ self.affine[:-1, :-1].T + self.affine[:-1, -1]
+        return points
 
     def to_index(self, point: npt.ArrayLike) -> Affine:
         """Return fractional array indices ``(..., z y x)`` of world points ``(..., x y z)``."""
         inverse = np.linalg.inv(self.affine)
         found = np.asarray(point, dtype=np.float64)
-        return found @ inverse[:-1, :-1].T + inverse[:-1, -1]
+        index: Affine = found @ inverse[:-1, :-1].T + inverse[:-1, -1]
+        return index
 
     def corners(self) -> Affine:
         """Return the world points of the centres of the corner voxels, ``(2**n, n)``."""
@@ -159,7 +177,7 @@ class Geometry:
         return self.to_world(list(itertools.product(*ends)))
 
     def transposed(self, axes: Sequence[int], flips: Sequence[bool] | None = None) -> Geometry:
-        """Return the grid of ``array.transpose(axes)`` with then-reversed axes where `flips` is true.
+        """Return the grid of ``array.transpose(axes)``, then reversed where `flips` is true.
 
         Parameters
         ----------
@@ -186,10 +204,16 @@ class Geometry:
         orientation : str
             Three letters, one a new array axis, such as ``"SAR"``.
         """
-        worlds = [next(i for i, pair in enumerate(_CODES) if letter in pair) for letter in orientation.upper()]
+        worlds = [
+            next(i for i, pair in enumerate(_CODES) if letter in pair)
+            for letter in orientation.upper()
+        ]
         order = self.axis_order
         axes = tuple(order.index(world) for world in worlds)
-        flips = tuple(self.orientation[a] != letter for a, letter in zip(axes, orientation.upper(), strict=True))
+        flips = tuple(
+            self.orientation[a] != letter
+            for a, letter in zip(axes, orientation.upper(), strict=True)
+        )
         return axes, flips
 
     def cropped(self, box: Box) -> Geometry:
@@ -198,7 +222,10 @@ class Geometry:
         for part, length in zip(box, self.shape, strict=True):
             start, stop, step = part.indices(length)
             if step != 1 or stop <= start:
-                msg = f"expected slices of step 1 inside shape {self.shape}, got {box!r}; choose a box that holds voxels"
+                msg = (
+                    f"expected slices of step 1 inside shape {self.shape}, got {box!r}; "
+                    f"choose a box that holds voxels"
+                )
                 raise GeometryError(msg)
             starts.append(start)
             shape.append(stop - start)
@@ -207,7 +234,7 @@ class Geometry:
         return Geometry(tuple(shape), affine, self.unit)
 
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Geometry:
-        """Return the grid after adding (or, where negative, removing) voxels at each end of each axis."""
+        """Return the grid with voxels added (removed, where negative) at the ends of each axis."""
         shape = tuple(n + b + a for n, b, a in zip(self.shape, before, after, strict=True))
         affine = self.affine.copy()
         affine[:-1, -1] = self.to_world([-b for b in before])
@@ -227,10 +254,16 @@ class Geometry:
             Wanted shape; overrides what `spacing` asks for.
         """
         if any(not step > 0 for step in spacing):
-            msg = f"expected spacings above 0, got {tuple(spacing)!r}; give the step in {self.unit} along each axis"
+            msg = (
+                f"expected spacings above 0, got {tuple(spacing)!r}; "
+                f"give the step in {self.unit} along each axis"
+            )
             raise GeometryError(msg)
         if shape is None:
-            shape = [max(1, round(n * s / t)) for n, s, t in zip(self.shape, self.spacing, spacing, strict=True)]
+            shape = [
+                max(1, round(n * s / t))
+                for n, s, t in zip(self.shape, self.spacing, spacing, strict=True)
+            ]
         ratio = np.array(self.shape) / np.array(shape)
         affine = self.affine.copy()
         affine[:-1, :-1] = self.affine[:-1, :-1] * ratio

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError
-from maskloop.core.geometry import Geometry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from maskloop.core.geometry import Geometry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,8 +23,8 @@ class Image:
     Parameters
     ----------
     data : array
-        ``([t,] z, y, x[, channel])`` or ``([t,] y, x[, channel])``, any real dtype. The axes of
-        `geometry` stand together; a time axis comes first, channels last.
+        ``([t,] z, y, x[, channel])`` or ``([t,] y, x[, channel])``, any real dtype: the axes of
+        `geometry` together, a time axis first, channels last.
     geometry : Geometry
         The grid of the spatial axes.
     source : Path, optional
@@ -43,8 +46,9 @@ class Image:
         spatial = self.data.shape[int(self.has_time) : self.data.ndim - int(self.has_channels)]
         if spatial != self.geometry.shape:
             msg = (
-                f"expected pixels of shape {self.geometry.shape} on the grid, got {self.data.shape} "
-                f"(time axis: {self.has_time}, channels: {self.has_channels}); choose a frame or channel"
+                f"expected pixels of shape {self.geometry.shape}, got {self.data.shape} "
+                f"(time axis: {self.has_time}, channels: {self.has_channels}); "
+                f"choose a frame or channel"
             )
             raise InputError(msg)
 
@@ -68,18 +72,22 @@ class Image:
         if not self.has_time:
             return self
         if not 0 <= number < self.frames:
-            msg = f"expected a frame from 0 to {self.frames - 1}, got {number!r}; choose another frame"
+            msg = f"expected a frame from 0 to {self.frames - 1}, got {number!r}; choose another"
             raise InputError(msg)
-        return Image(self.data[number], self.geometry, self.source, self.header, False, self.has_channels)
+        return Image(
+            self.data[number], self.geometry, self.source, self.header, False, self.has_channels
+        )
 
     def channel(self, number: int) -> Image:
         """Return one channel as an image without a channel axis."""
         if not self.has_channels:
             return self
         if not 0 <= number < self.channels:
-            msg = f"expected a channel from 0 to {self.channels - 1}, got {number!r}; choose another channel"
+            msg = f"expected a channel from 0 to {self.channels - 1}, got {number!r}; choose one"
             raise InputError(msg)
-        return Image(self.data[..., number], self.geometry, self.source, self.header, self.has_time, False)
+        return Image(
+            self.data[..., number], self.geometry, self.source, self.header, self.has_time, False
+        )
 
 
 def stem_of(path: Path) -> str:

@@ -18,14 +18,16 @@ _PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#
 
 
 def colour_of(number: int) -> str:
-    """Return a stable ``#rrggbb`` for an id; past the eight safe colours, hues by the golden ratio."""
+    """Return a stable ``#rrggbb`` for an id; past eight safe colours, hues by the golden ratio."""
     if number < 1:
         return "#000000"
     if number <= len(_PALETTE):
         return _PALETTE[number - 1]
     import colorsys
 
-    red, green, blue = colorsys.hsv_to_rgb((number * 0.618033988749895) % 1, 0.55 + 0.4 * (number % 2), 0.95)
+    red, green, blue = colorsys.hsv_to_rgb(
+        (number * 0.618033988749895) % 1, 0.55 + 0.4 * (number % 2), 0.95
+    )
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
@@ -71,11 +73,17 @@ class Label:
 
     def __post_init__(self) -> None:
         if self.id < 1:
-            msg = f"expected a label id of at least 1 (0 is background), got {self.id!r}; renumber the label"
+            msg = (
+                f"expected a label id of at least 1 (0 is background), got {self.id!r}; "
+                f"renumber the label"
+            )
             raise InputError(msg)
         colour = (self.colour or colour_of(self.id)).lower()
         if not re.fullmatch(r"#[0-9a-f]{6}", colour):
-            msg = f"expected a colour like '#e69f00' for label {self.name!r}, got {self.colour!r}; write it as #rrggbb"
+            msg = (
+                f"expected a colour like '#e69f00' for label {self.name!r}, got {self.colour!r}; "
+                f"write it as #rrggbb"
+            )
             raise InputError(msg)
         object.__setattr__(self, "colour", colour)
 
@@ -108,10 +116,13 @@ class LabelTable(Mapping[int, Label]):
         return cls(Label(int(i), str(name), author=author) for i, name in pairs)
 
     @classmethod
-    def objects(cls, ids: Iterable[int], category: str = "object", *, author: str = "") -> LabelTable:
+    def objects(
+        cls, ids: Iterable[int], category: str = "object", *, author: str = ""
+    ) -> LabelTable:
         """Return one row an object, all of one category."""
         return cls(
-            Label(int(i), f"{category} {int(i)}", category=category, is_thing=True, author=author) for i in ids
+            Label(int(i), f"{category} {int(i)}", category=category, is_thing=True, author=author)
+            for i in ids
         )
 
     def __getitem__(self, key: int) -> Label:
@@ -129,7 +140,9 @@ class LabelTable(Mapping[int, Label]):
     @property
     def kind(self) -> Kind:
         """``"objects"`` if any row carries a category, else ``"classes"``."""
-        return "objects" if any(row.category is not None for row in self._rows.values()) else "classes"
+        return (
+            "objects" if any(row.category is not None for row in self._rows.values()) else "classes"
+        )
 
     @property
     def names(self) -> dict[int, str]:
@@ -163,7 +176,11 @@ class LabelTable(Mapping[int, Label]):
         """Return JSON-ready rows; fields at their defaults are left out."""
         plain = {f.name: f.default for f in dataclasses.fields(Label)}
         return [
-            {k: v for k, v in dataclasses.asdict(row).items() if k in ("id", "name", "colour") or v != plain[k]}
+            {
+                k: v
+                for k, v in dataclasses.asdict(row).items()
+                if k in ("id", "name", "colour") or v != plain[k]
+            }
             for row in self._rows.values()
         ]
 

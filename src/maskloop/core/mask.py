@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import GeometryError, InputError
-from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned, stem_of
 from maskloop.core.labels import LabelTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from maskloop.core.geometry import Geometry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +58,10 @@ class Mask:
 
     @classmethod
     def like(
-        cls, image: Image, ids: npt.ArrayLike, labels: LabelTable | Mapping[int, str] | Sequence[str]
+        cls,
+        image: Image,
+        ids: npt.ArrayLike,
+        labels: LabelTable | Mapping[int, str] | Sequence[str],
     ) -> Mask:
         """Return a mask on `image`'s grid; the only way a model makes one.
 
@@ -77,7 +83,13 @@ class Mask:
             If the shape is not the grid's.
         """
         table = labels if isinstance(labels, LabelTable) else LabelTable.classes(labels)
-        return cls(as_ids(ids, highest=max(table, default=0)), image.geometry, table, image.source, image.header)
+        return cls(
+            as_ids(ids, highest=max(table, default=0)),
+            image.geometry,
+            table,
+            image.source,
+            image.header,
+        )
 
     @property
     def name(self) -> str:
@@ -101,8 +113,8 @@ class Mask:
         words = image.geometry.difference(self.geometry)
         if words:
             msg = (
-                f"expected mask {self.name!r} on the grid of {image.name!r} {image.geometry.shape}, "
-                f"but {words}; resample it or choose its own image"
+                f"expected mask {self.name!r} on the grid of {image.name!r} "
+                f"{image.geometry.shape}, but {words}; resample it or choose its own image"
             )
             raise GeometryError(msg)
 
@@ -114,7 +126,7 @@ def _unnamed(ids: Sequence[int]) -> LabelTable:
 def present_ids(data: npt.NDArray[Any]) -> list[int]:
     """Return the ids above 0 that occur in an array of bool or unsigned int, ascending."""
     if data.dtype.kind == "b" or data.dtype.itemsize <= 2:
-        # A count per value beats sorting by a factor of ten; slabs keep bincount's int64 copy small.
+        # A flag per possible value, slab by slab: no sort, and no int64 copy of the volume.
         seen = np.zeros(1 << (8 * data.dtype.itemsize), dtype=bool)
         for slab in data if data.ndim > 2 else (data,):
             seen[slab.view(np.uint8) if slab.dtype.kind == "b" else slab] = True
@@ -132,11 +144,16 @@ def as_ids(values: npt.ArrayLike, *, highest: int = 0) -> npt.NDArray[Any]:
     """
     found = np.asarray(values)
     if found.dtype.kind not in "biuf":
-        msg = f"expected whole numbers as label ids, got dtype {found.dtype}; convert the mask to integers"
+        msg = (
+            f"expected whole numbers as label ids, got dtype {found.dtype}; "
+            f"convert the mask to integers"
+        )
         raise InputError(msg)
     if found.size == 0:
         return found.astype(np.uint8)
-    if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.rint(found)).all()):
+    if found.dtype.kind == "f" and not (
+        np.isfinite(found).all() and (found == np.rint(found)).all()
+    ):
         odd = found[~(np.isfinite(found) & (found == np.rint(found)))].flat[0]
         msg = (
             f"expected whole numbers as label ids, got {float(odd)!r}; "
