@@ -1,1 +1,87 @@
-"""Load, predict, correct, export, train: segmentation masks that keep their place."""
+"""Load, predict, correct, export, train: segmentation masks that keep their place.
+
+The five verbs, the nouns they pass around, and the listings. Every name is imported when it is
+first used, so that ``import maskloop`` costs nothing and viewing never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "maskloop.core.edits": ("Edit", "History"),
+    "maskloop.core.errors": ("Cancelled", "MaskloopError"),
+    "maskloop.core.geometry": ("Geometry",),
+    "maskloop.core.image": ("Image",),
+    "maskloop.core.job": ("Job", "Progress"),
+    "maskloop.core.labels": ("Label", "LabelTable"),
+    "maskloop.core.mask": ("Mask",),
+    "maskloop.desk.catalogue": ("list_formats", "list_models", "list_tools"),
+    "maskloop.desk.check": ("info", "score"),
+    "maskloop.loop.correct": ("correct",),
+    "maskloop.loop.export": ("export",),
+    "maskloop.loop.load": ("load", "load_mask"),
+    "maskloop.loop.predict": ("predict", "predict_all"),
+    "maskloop.loop.train": ("train",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
+    "load",
+    "load_mask",
+    "predict",
+    "predict_all",
+    "correct",
+    "export",
+    "train",
+    "Image",
+    "Mask",
+    "Geometry",
+    "Label",
+    "LabelTable",
+    "Edit",
+    "History",
+    "Job",
+    "Progress",
+    "MaskloopError",
+    "Cancelled",
+    "info",
+    "score",
+    "list_models",
+    "list_formats",
+    "list_tools",
+]
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever the name's home holds
+    home = _HOME_OF.get(name)
+    if home is None:
+        msg = f"module 'maskloop' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from maskloop.core.edits import Edit, History
+    from maskloop.core.errors import Cancelled, MaskloopError
+    from maskloop.core.geometry import Geometry
+    from maskloop.core.image import Image
+    from maskloop.core.job import Job, Progress
+    from maskloop.core.labels import Label, LabelTable
+    from maskloop.core.mask import Mask
+    from maskloop.desk.catalogue import list_formats, list_models, list_tools
+    from maskloop.desk.check import info, score
+    from maskloop.loop.correct import correct
+    from maskloop.loop.export import export
+    from maskloop.loop.load import load, load_mask
+    from maskloop.loop.predict import predict, predict_all
+    from maskloop.loop.train import train
