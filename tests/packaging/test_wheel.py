@@ -35,7 +35,7 @@ print(json.dumps({
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "build", "--installer", "uv", "--wheel", "-o", folder, ROOT],
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", folder, ROOT],
         check=True,
         capture_output=True,
     )
@@ -46,10 +46,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Interpreter of a fresh environment that holds only our wheel and borrows the rest."""
     folder = tmp_path_factory.mktemp("fresh")
-    subprocess.run(["uv", "venv", "-q", "-p", sys.executable, folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     found = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     subprocess.run(
-        ["uv", "pip", "install", "-q", "--no-deps", "-p", found, wheel],
+        [sys.executable, "-m", "pip", "--python", found, "install", "-q", "--no-deps", wheel],
         check=True,
         capture_output=True,
     )
