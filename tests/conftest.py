@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Shared and busy machines miss any deadline; the same examples each run keep a red check red.
+settings.register_profile("maskloop", deadline=None, derandomize=True)
+settings.load_profile("maskloop")
 
 ROOT = Path(__file__).resolve().parents[1]
 
