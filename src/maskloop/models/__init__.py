@@ -1,0 +1,14 @@
+"""Trained networks: families (code) by name; cards (data) are read by `maskloop.models.cards`."""
+
+from __future__ import annotations
+
+from maskloop.core.registry import Registry
+
+FAMILIES = Registry(
+    "model family",
+    "maskloop.models",
+    {
+        "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
+        "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
+    },
+)

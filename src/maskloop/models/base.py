@@ -1,0 +1,265 @@
+"""What every family of networks answers, and the strict, safe reading of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from maskloop.core.errors import WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from maskloop.core.image import Image
+    from maskloop.core.job import Job
+    from maskloop.core.labels import LabelTable
+    from maskloop.core.mask import Mask
+    from maskloop.models.cards import ModelCard
+    from maskloop.ops.device import Device
+
+IGNORE = -1
+"""Id in a training batch for voxels that nobody reviewed: never background, never in a loss."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """What a network found, on the grid of the image it was given.
+
+    Parameters
+    ----------
+    ids : array of unsigned int
+        Shape of the image's geometry; 0 is background.
+    labels : LabelTable
+        A row for every id that may occur: classes, or one row an object with score and category.
+    notes : tuple of str
+        What a person should know: channels converted, slices taken one by one.
+    lost : int
+        Voxels that a second object also claimed and did not get.
+    """
+
+    ids: npt.NDArray[Any]  # Any: the narrowest unsigned type that fits
+    labels: LabelTable
+    notes: tuple[str, ...] = ()
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """One training case on the network's grid, already normalised.
+
+    Parameters
+    ----------
+    data : float32 array ``(c, *spatial)``
+        What the network sees.
+    ids : array of unsigned int ``(*spatial)``
+        Class index per voxel (0 background, then the card's labels in order of id), or object ids.
+    reviewed : bool array ``(*spatial)``, optional
+        Voxels somebody looked at; None where all were.
+    categories : mapping of int to int
+        Object id -> class index (from 1); empty for class maps.
+    """
+
+    data: npt.NDArray[np.float32]
+    ids: npt.NDArray[Any]  # Any: the narrowest unsigned type that fits
+    reviewed: npt.NDArray[np.bool_] | None = None
+    categories: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Patches of several volumes, on the training device.
+
+    Parameters
+    ----------
+    images : float tensor ``(n, c, *spatial)``
+    ids : int64 tensor ``(n, *spatial)``
+        As `Volume.ids`, with `IGNORE` where nobody reviewed.
+    categories : list of mapping
+        One a patch, as `Volume.categories`.
+    """
+
+    images: Tensor
+    ids: Tensor
+    categories: list[Mapping[int, int]] = field(default_factory=list)
+
+
+@runtime_checkable
+class Family(Protocol):
+    """Code for one kind of network; stateless, so one instance serves every card.
+
+    A family module holds one instance called ``FAMILY``. Families never import each other.
+    """
+
+    name: str
+    title: str
+    tasks: tuple[str, ...]
+    ndims: tuple[int, ...]
+    variants: tuple[str, ...]
+    is_trainable: bool
+
+    def card(self, variant: str, labels: LabelTable) -> ModelCard:
+        """Return the card of an untrained network of `variant` for `labels`."""
+        ...
+
+    def build(self, card: ModelCard) -> nn.Module:
+        """Return the network with random weights, on the CPU; never downloads."""
+        ...
+
+    def load(self, card: ModelCard, files: Mapping[str, Path]) -> nn.Module:
+        """Return the network with the weights in `files` (name on the card -> path), to predict."""
+        ...
+
+    def segment(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> Segmentation:
+        """Return what the network finds in `image`, on the image's own grid.
+
+        The image has no time axis. Running out of memory steps down a ladder in here.
+        """
+        ...
+
+    def prepare(
+        self,
+        image: Image,
+        mask: Mask,
+        *,
+        card: ModelCard,
+        reviewed: npt.NDArray[np.bool_] | None,
+        job: Job,
+    ) -> list[Volume]:
+        """Return training volumes at the network's grid and normalisation."""
+        ...
+
+    def patch(self, card: ModelCard) -> tuple[int, ...]:
+        """Return the training patch in voxels of the network's grid."""
+        ...
+
+    def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
+        """Return the scalar loss of one batch, with gradients."""
+        ...
+
+    def augmentation(self, card: ModelCard) -> frozenset[str]:
+        """Return which augmentations keep the labels true.
+
+        Of ``mirror_x mirror_y mirror_z rotate scale elastic gamma noise blur``.
+        """
+        ...
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a weights file without running anything in it.
+
+    Safetensors, or a PyTorch checkpoint under ``weights_only=True``. A checkpoint that needs
+    anything but tensors is refused; there is no second, trusting attempt.
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, or asks to run code.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            found: dict[str, Tensor] = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            msg = (
+                f"expected weights as safetensors in {path}, got a damaged file ({error}); "
+                "fetch it again"
+            )
+            raise WeightsError(msg) from error
+        return found
+    return _read_checkpoint(path)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
+        wanted = _unsafe_names(path)
+        why = f"it asks to run {', '.join(wanted)}" if wanted else str(error).splitlines()[0][:200]
+        msg = (
+            f"expected plain tensors in {path}, but it was refused: {why}; nothing in it was run, "
+            f"use weights saved as safetensors"
+        )
+        raise WeightsError(msg) from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        msg = (
+            f"expected a table of tensors in {path}, got {type(found).__name__}; use weights saved "
+            "as a state dict"
+        )
+        raise WeightsError(msg)
+    return found
+
+
+def _unsafe_names(path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, IndexError):
+        return []
+
+
+def write_state(network: nn.Module, path: Path) -> None:
+    """Write a network's tensors as safetensors; equal weights give equal files."""
+    from safetensors.torch import save_file
+
+    state = network.state_dict()
+    save_file({k: state[k].detach().cpu().contiguous().clone() for k in sorted(state)}, path)
+
+
+def load_strict(network: nn.Module, files: Mapping[str, Path], *, name: str = "") -> nn.Module:
+    """Put the tensors of `files` into `network` and return it in eval mode.
+
+    Parameters
+    ----------
+    network : Module
+        Changed in place.
+    files : mapping of str to Path
+        Their tensors together must be exactly the network's.
+    name : str
+        Of the model, for messages.
+
+    Raises
+    ------
+    WeightsError
+        If a tensor is missing, left over, or of another shape; the message shows the difference.
+    """
+    state: dict[str, Tensor] = {}
+    for path in files.values():
+        state.update(read_state(path))
+    words = key_difference(network.state_dict(), state)
+    if words:
+        listed = ", ".join(str(path) for path in files.values())
+        msg = (
+            f"expected the tensors of model {name!r} in {listed}, but they differ:\n{words}\n"
+            f"fetch the weights that belong to this card"
+        )
+        raise WeightsError(msg)
+    network.load_state_dict(state, strict=True)
+    return network.eval()
+
+
+def key_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return in words how two tables of tensors differ by name and shape; empty if they do not."""
+    lines = [f"  missing     {key}" for key in wanted if key not in found]
+    lines += [f"  unexpected  {key}" for key in found if key not in wanted]
+    lines += [
+        f"  shape       {key}: expected {tuple(wanted[key].shape)}, got {tuple(found[key].shape)}"
+        for key in wanted
+        if key in found and wanted[key].shape != found[key].shape
+    ]
+    if len(lines) > 12:
+        lines = [*lines[:12], f"  and {len(lines) - 12} more"]
+    return "\n".join(lines)
