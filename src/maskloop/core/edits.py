@@ -1,0 +1,397 @@
+"""One change of a mask, and the row of changes that undo and redo walk along."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import FormatError, InputError
+from maskloop.core.image import smallest_unsigned
+from maskloop.core.labels import Label, LabelTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from maskloop.core.geometry import Box
+
+Ids = npt.NDArray[Any]  # Any: labels come in every integer width
+
+_CHUNK = 1 << 22  # voxels compared at once; bounds the memory of a comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What one step changed: voxels inside a box, rows of the table, who and with what.
+
+    Voxels are kept as packed differences: which of the box's voxels changed (one bit each), their
+    ids before and their ids after (one number where all are equal), each deflated.
+
+    Parameters
+    ----------
+    box : tuple of slice
+        Tight box of the changed voxels, one slice an array axis; empty slices where none changed.
+    voxels : int
+        How many voxels changed.
+    dtype : str
+        Little-endian type of the stored ids, such as ``"<u1"``.
+    changed, before, after : bytes
+        Deflated bit mask of the box, ids before, ids after.
+    rows_before, rows_after : tuple of Label
+        Rows of the table that were changed or removed, and that were changed or added.
+    tool, author, words : str
+        Name of the tool, person or model, and what the step is called in a list.
+    """
+
+    box: Box
+    voxels: int = 0
+    dtype: str = "<u1"
+    changed: bytes = b""
+    before: bytes = b""
+    after: bytes = b""
+    rows_before: tuple[Label, ...] = ()
+    rows_after: tuple[Label, ...] = ()
+    tool: str = ""
+    author: str = ""
+    words: str = ""
+
+    @classmethod
+    def between(
+        cls,
+        before: Ids,
+        after: Ids,
+        *,
+        box: Box | None = None,
+        labels: tuple[LabelTable, LabelTable] | None = None,
+        tool: str = "",
+        author: str = "",
+        words: str = "",
+    ) -> Edit:
+        """Return the edit that turns `before` into `after`.
+
+        Parameters
+        ----------
+        before, after : array of int
+            Ids >= 0 of one shape; the types may differ.
+        box : tuple of slice, optional
+            Where voxels may differ; nothing outside it is looked at or copied. If `before` has the
+            shape of the box rather than that of `after`, it is taken as the box's old content.
+        labels : pair of LabelTable, optional
+            The table before and after.
+        tool, author, words : str
+            As for `Edit`; `words` default to the tool's name.
+
+        Raises
+        ------
+        InputError
+            If the shapes differ.
+        """
+        within = _whole(box, after.shape)
+        new = after[within]
+        old = before[within] if before.shape == after.shape else before
+        if old.shape != new.shape:
+            msg = (
+                f"expected ids of shape {after.shape} before and after, got {before.shape}; "
+                "compare masks of one grid"
+            )
+            raise InputError(msg)
+        removed, added = _row_changes(labels)
+        rows = cls(
+            box=tuple(slice(0, 0) for _ in after.shape),
+            rows_before=removed,
+            rows_after=added,
+            tool=tool,
+            author=author,
+            words=words or tool,
+        )
+        found = difference_box(old, new)
+        if found is None:
+            return rows
+        old, new = old[found], new[found]
+        changed = old != new
+        ids_before, ids_after = old[changed], new[changed]
+        dtype = smallest_unsigned(max(int(ids_before.max()), int(ids_after.max()))).newbyteorder(
+            "<"
+        )
+        return replace(
+            rows,
+            box=tuple(
+                slice(outer.start + inner.start, outer.start + inner.stop)
+                for outer, inner in zip(within, found, strict=True)
+            ),
+            voxels=int(ids_before.size),
+            dtype=dtype.str.replace("|", "<"),
+            changed=zlib.compress(np.packbits(changed).tobytes(), 1),
+            before=_packed(ids_before, dtype),
+            after=_packed(ids_after, dtype),
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither a voxel nor a row changed."""
+        return not self.voxels and not self.rows_before and not self.rows_after
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed voxels."""
+        return len(self.changed) + len(self.before) + len(self.after)
+
+    def apply(self, ids: Ids) -> Box:
+        """Write the ids after the step into `ids`, in place; return the changed box.
+
+        Raises
+        ------
+        InputError
+            If `ids` does not hold what it held before the step, or its type is too narrow;
+            nothing is written then.
+        """
+        return self._write(ids, self.before, self.after)
+
+    def revert(self, ids: Ids) -> Box:
+        """Write the ids before the step into `ids`, in place; the opposite of `apply`."""
+        return self._write(ids, self.after, self.before)
+
+    def table_after(self, labels: LabelTable) -> LabelTable:
+        """Return the table with the step's rows applied."""
+        return labels.without(row.id for row in self.rows_before).with_rows(self.rows_after)
+
+    def table_before(self, labels: LabelTable) -> LabelTable:
+        """Return the table with the step's rows reverted."""
+        return labels.without(row.id for row in self.rows_after).with_rows(self.rows_before)
+
+    def _write(self, ids: Ids, held: bytes, wanted: bytes) -> Box:
+        if not self.voxels:
+            return self.box
+        if len(self.box) != ids.ndim or any(
+            part.stop > n for part, n in zip(self.box, ids.shape, strict=True)
+        ):
+            msg = (
+                f"expected a mask that holds the box {self.box}, got shape {ids.shape}; undo on "
+                "the mask that was edited"
+            )
+            raise InputError(msg)
+        region = ids[self.box]
+        changed = self._mask(region.shape)
+        old, new = self._ids(held), self._ids(wanted)
+        if not np.array_equal(region[changed], np.broadcast_to(old, self.voxels)):
+            msg = (
+                f"expected the voxels as step {self.words!r} left them, got others in {self.box}; "
+                f"undo and redo steps in their order"
+            )
+            raise InputError(msg)
+        highest = int(new.max())
+        if highest > np.iinfo(ids.dtype).max:
+            msg = (
+                f"expected a mask that can hold id {highest}, got {ids.dtype}; widen its type first"
+            )
+            raise InputError(msg)
+        region[changed] = new
+        return self.box
+
+    def _mask(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        count = int(np.prod(shape))
+        bits = np.frombuffer(zlib.decompress(self.changed), np.uint8)
+        return np.unpackbits(bits, count=count).view(bool).reshape(shape)
+
+    def _ids(self, packed: bytes) -> Ids:
+        return np.frombuffer(zlib.decompress(packed), self.dtype)
+
+    def to_bytes(self) -> bytes:
+        """Return the edit as one record: a JSON head, then the three packed parts."""
+        parts = (self.changed, self.before, self.after)
+        head = {
+            "box": [[part.start, part.stop] for part in self.box],
+            "voxels": self.voxels,
+            "dtype": self.dtype,
+            "parts": [len(part) for part in parts],
+            "rows_before": LabelTable(self.rows_before).to_rows(),
+            "rows_after": LabelTable(self.rows_after).to_rows(),
+            "tool": self.tool,
+            "author": self.author,
+            "words": self.words,
+        }
+        text = json.dumps(head, separators=(",", ":")).encode()
+        return b"".join((struct.pack("<I", len(text)), text, *parts))
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> Edit:
+        """Rebuild an edit from `to_bytes`.
+
+        Raises
+        ------
+        FormatError
+            If the record is not one.
+        """
+        try:
+            (size,) = struct.unpack_from("<I", record)
+            head = json.loads(record[4 : 4 + size])
+            parts, start = [], 4 + size
+            for length in head["parts"]:
+                parts.append(record[start : start + length])
+                start += length
+            changed, before, after = parts
+            return cls(
+                box=tuple(slice(first, stop) for first, stop in head["box"]),
+                voxels=head["voxels"],
+                dtype=head["dtype"],
+                changed=changed,
+                before=before,
+                after=after,
+                rows_before=tuple(LabelTable.from_rows(head["rows_before"]).values()),
+                rows_after=tuple(LabelTable.from_rows(head["rows_after"]).values()),
+                tool=head["tool"],
+                author=head["author"],
+                words=head["words"],
+            )
+        except (struct.error, ValueError, KeyError, TypeError) as error:
+            msg = f"expected the record of an edit, got {record[:24]!r}...; the journal is damaged"
+            raise FormatError(msg) from error
+
+
+class History:
+    """Named steps in order, and how many of them are in the mask now.
+
+    Parameters
+    ----------
+    edits : sequence of Edit
+        Steps already applied.
+
+    Examples
+    --------
+    >>> ids = np.zeros((4, 4), np.uint8)
+    >>> edit = Edit.between(ids, np.eye(4, dtype=np.uint8), tool="brush")
+    >>> history = History()
+    >>> history.apply(edit, ids)
+    (slice(0, 4, None), slice(0, 4, None))
+    >>> history.undo(ids).words, int(ids.sum())
+    ('brush', 0)
+    """
+
+    def __init__(self, edits: Sequence[Edit] = ()) -> None:
+        self._edits = list(edits)
+        self._position = len(self._edits)
+
+    def __len__(self) -> int:
+        return len(self._edits)
+
+    def __iter__(self) -> Iterator[Edit]:
+        return iter(self._edits)
+
+    @property
+    def position(self) -> int:
+        """How many steps are applied, 0 to ``len(history)``."""
+        return self._position
+
+    @property
+    def steps(self) -> list[str]:
+        """Return the words of every step, oldest first; those past `position` are undone."""
+        return [edit.words for edit in self._edits]
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether a step is left to undo."""
+        return self._position > 0
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether an undone step is left to redo."""
+        return self._position < len(self._edits)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the packed voxels of all steps take."""
+        return sum(edit.nbytes for edit in self._edits)
+
+    def push(self, edit: Edit) -> None:
+        """Add a step whose voxels are already in the mask; undone steps are forgotten."""
+        del self._edits[self._position :]
+        self._edits.append(edit)
+        self._position += 1
+
+    def apply(self, edit: Edit, ids: Ids) -> Box:
+        """Write a new step into `ids`, in place, and add it."""
+        box = edit.apply(ids)
+        self.push(edit)
+        return box
+
+    def undo(self, ids: Ids) -> Edit | None:
+        """Revert the last applied step in `ids`, in place; return it, or None if there is none."""
+        if not self.can_undo:
+            return None
+        edit = self._edits[self._position - 1]
+        edit.revert(ids)
+        self._position -= 1
+        return edit
+
+    def redo(self, ids: Ids) -> Edit | None:
+        """Apply the next undone step to `ids`, in place; return it, or None if there is none."""
+        if not self.can_redo:
+            return None
+        edit = self._edits[self._position]
+        edit.apply(ids)
+        self._position += 1
+        return edit
+
+    def go_to(self, position: int, ids: Ids) -> list[Edit]:
+            msg = f"expected a step from 0 to {len(self._edits)}, got {position!r}; choose one"
+        if not 0 <= position <= len(self._edits):
+            msg = f"expected a step from 0 to {len(self._edits)}, got {position!r}; choose another"
+            raise InputError(msg)
+        walked = []
+        while self._position != position:
+            edit = self.undo(ids) if self._position > position else self.redo(ids)
+            if edit is not None:
+                walked.append(edit)
+        return walked
+
+
+def _whole(box: Box | None, shape: tuple[int, ...]) -> Box:
+    if box is None:
+        return tuple(slice(0, n) for n in shape)
+    return tuple(slice(*part.indices(n)[:2]) for part, n in zip(box, shape, strict=True))
+
+
+def _packed(ids: Ids, dtype: np.dtype[Any]) -> bytes:  # Any: the width is chosen at run time
+    first = ids[:1]
+    kept = first if (ids == first).all() else ids
+    return zlib.compress(kept.astype(dtype, copy=False).tobytes(), 1)
+
+
+def difference_box(old: Ids, new: Ids) -> Box | None:
+    """Return the tight box in which two arrays differ, comparing a chunk of slices at a time."""
+    if not old.size:
+        return None
+    hits = [np.zeros(n, dtype=bool) for n in old.shape]
+    step = max(1, _CHUNK * old.shape[0] // old.size)
+    for start in range(0, old.shape[0], step):
+        part = slice(start, start + step)
+        differs = old[part] != new[part]
+        if not differs.any():
+            continue
+        for axis, hit in enumerate(hits):
+            others = tuple(a for a in range(old.ndim) if a != axis)
+            found = differs.any(axis=others)
+            if axis == 0:
+                hit[part] = found
+            else:
+                hit |= found
+    if not hits[0].any():
+        return None
+    ends = [np.flatnonzero(hit)[[0, -1]] for hit in hits]
+    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+
+
+def _row_changes(
+    labels: tuple[LabelTable, LabelTable] | None,
+) -> tuple[tuple[Label, ...], tuple[Label, ...]]:
+    if labels is None:
+        return (), ()
+    old, new = labels
+    removed = tuple(row for i, row in old.items() if new.get(i) != row)
+    added = tuple(row for i, row in new.items() if old.get(i) != row)
+    return removed, added
