@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskloop.core.errors import WeightsError
+from maskloop.core.errors import InputError, WeightsError
+from maskloop.core.image import smallest_unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     import numpy.typing as npt
 
     from maskloop.core.image import Image
@@ -151,6 +152,53 @@ class Family(Protocol):
         Of ``mirror_x mirror_y mirror_z rotate scale elastic gamma noise blur``.
         """
         ...
+
+
+def class_indices(mask: Mask, card: ModelCard) -> tuple[npt.NDArray[Any], list[int]]:
+    """Return how a mask's ids become the class indices of a card.
+
+    A row is matched by name (an object by its category), else by id where it has no name of its
+    own; every object goes to the one class of a single-class instance model. Class index 0 is
+    background; the card's labels follow in order of id.
+
+    Returns
+    -------
+    lookup : array
+        ``lookup[mask.data]`` are class indices.
+    ignored : list of int
+        Ids whose voxels are to be left out of the loss.
+
+    Raises
+    ------
+    InputError
+        If the mask holds a label that the card does not know.
+    """
+    rows = mask.checked().labels
+    index_of = {card.labels[i].name: k for k, i in enumerate(card.labels, start=1)}
+    by_id = {i: k for k, i in enumerate(card.labels, start=1)}
+    ids = mask.ids()
+    lookup = np.zeros(max(ids, default=0) + 1, dtype=smallest_unsigned(len(by_id)))
+    ignored = []
+    takes_any = card.task == "instance" and len(by_id) == 1
+    for i in ids:
+        row = rows[i]
+        name = row.category or row.name
+        if row.ignore:
+            ignored.append(i)
+        elif name in index_of:
+            lookup[i] = index_of[name]
+        elif name == f"label {i}" and i in by_id:
+            lookup[i] = by_id[i]
+        elif takes_any:
+            lookup[i] = 1
+        else:
+            known = ", ".join(index_of)
+            msg = (
+                f"expected labels of model {card.name!r} ({known}), got {name!r} (id {i}) in "
+                f"{mask.name!r}; rename the label or train a model that has it"
+            )
+            raise InputError(msg)
+    return lookup, ignored
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

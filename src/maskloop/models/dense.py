@@ -1,0 +1,447 @@
+"""Body of voxel-wise networks: pose an image for the net, tile it, bring the labels back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskloop.core.errors import InputError
+from maskloop.core.image import Image, smallest_unsigned
+from maskloop.models import base
+from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
+from maskloop.ops import resample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from maskloop.core.geometry import Geometry
+    from maskloop.core.job import Job
+    from maskloop.core.labels import LabelTable
+    from maskloop.core.mask import Mask
+    from maskloop.models.cards import ModelCard
+    from maskloop.ops.device import Device
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pose:
+    """An image as a network wants it, and the way back.
+
+    Parameters
+    ----------
+    data : float32 array ``(c, *spatial)``
+        Turned, resampled, normalised.
+    turned : Geometry
+        The image's own grid after turning; labels are resampled onto it.
+    axes, flips
+        The turn, as for `Geometry.transposed`.
+    notes : tuple of str
+        What was converted, for the person.
+    """
+
+    data: npt.NDArray[np.float32]
+    turned: Geometry
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    notes: tuple[str, ...] = ()
+
+    def turn(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return an array of the image's grid on the turned grid; a view."""
+        return _flipped(values.transpose(self.axes), self.flips)
+
+    def unturn(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return an array of the turned grid on the image's own grid; a view."""
+        return _flipped(values, self.flips).transpose(np.argsort(self.axes))
+
+
+def _flipped(values: npt.NDArray[Any], flips: Sequence[bool]) -> npt.NDArray[Any]:
+    return values[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+
+
+def require_usable(image: Image, card: ModelCard) -> None:
+    """Raise `InputError` unless the network of `card` can be shown `image`.
+
+    A volume may go into a 2D network (slice by slice); a picture into a 3D one may not.
+    """
+    if image.has_time:
+        msg = (
+            f"expected one point in time for model {card.name!r}, got {image.frames} frames in "
+            f"{image.name!r}; choose one frame"
+        )
+        raise InputError(msg)
+    if image.geometry.ndim < card.ndim:
+        msg = (
+            f"expected a volume (z, y, x) for model {card.name!r}, got {image.name!r} of shape "
+            f"{image.geometry.shape}; choose a 2D model"
+        )
+        raise InputError(msg)
+    if image.channels not in (1, card.channels) and not (
+        image.channels in (3, 4) and card.channels in (1, 3)
+    ):
+        msg = (
+            f"expected {card.channels} channel(s) for model {card.name!r}, got {image.channels} in "
+            f"{image.name!r}; choose one channel"
+        )
+        raise InputError(msg)
+
+
+def fit_channels(image: Image, channels: int) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Return the image's pixels as ``(channels, *spatial)`` and a note of any conversion.
+
+    Grey is repeated for an RGB network; RGB becomes luminance for a grey one; a fourth channel
+    (alpha) is dropped.
+    """
+    if not image.has_channels:
+        stacked = np.broadcast_to(image.data, (channels, *image.data.shape))
+        return stacked, (f"grey image repeated into {channels} channels",) if channels > 1 else ()
+    first = np.moveaxis(image.data, -1, 0)
+    if first.shape[0] == channels:
+        return first, ()
+    if first.shape[0] == 1:
+        note = f"grey image repeated into {channels} channels"
+        return np.broadcast_to(first, (channels, *first.shape[1:])), (note,)
+    notes = ("alpha channel dropped",) if first.shape[0] == 4 else ()
+    if channels == 3:
+        return first[:3], notes
+    grey = np.tensordot(_LUMINANCE, first[:3].astype(np.float32, copy=False), axes=1)
+    return grey[None], (*notes, "RGB converted to luminance")
+
+
+def to_unit(data: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Return pixels as float32 in 0 to 1, as photographs are; anything but 8 bits is stretched."""
+    if data.dtype == np.uint8:
+        return data.astype(np.float32) / np.float32(255), ()
+    if data.dtype == np.bool_:
+        return data.astype(np.float32), ()
+    found = data.astype(np.float32)
+    if data.dtype.kind == "f" and found.size and found.min() >= 0 and found.max() <= 1:
+        return found, ()
+    low, high = (float(n) for n in np.percentile(found[..., ::2, ::2], (0.1, 99.9)))
+    note = f"pixel values {low:.4g} to {high:.4g} stretched to 0 to 1"
+    return np.clip((found - low) / max(high - low, 1e-6), 0, 1), (note,)
+
+
+def normalise(
+    data: npt.NDArray[Any], rule: str | Mapping[str, Any] | None
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Return ``(c, *spatial)`` pixels mapped as a card's ``normalise`` says, and notes.
+
+    Parameters
+    ----------
+    data : array ``(c, *spatial)``
+    rule : str, mapping or None
+        ``{"clip": [low, high], "mean": m, "std": s}`` (numbers, or one a channel; each part may be
+        left out), ``{"percentile": [low, high]}`` (to 0 and 1, per channel, not clipped),
+        ``"zscore"`` (per channel), ``"unit"`` (0 to 1 as photographs), ``"imagenet"`` (unit, then
+        ImageNet's mean and deviation); None changes nothing.
+
+    Raises
+    ------
+    InputError
+        If the rule is not one of these.
+    """
+    axes = tuple(range(1, data.ndim))
+    if rule is None:
+        return data.astype(np.float32), ()
+    if rule in ("unit", "imagenet"):
+        unit, notes = to_unit(data)
+        if rule == "imagenet":
+            return _scaled(
+                unit, IMAGENET_MEAN[: data.shape[0]], IMAGENET_STD[: data.shape[0]]
+            ), notes
+        return unit, notes
+    found = data.astype(np.float32)
+    if rule == "zscore":
+        mean = found.mean(axis=axes, keepdims=True)
+        return (found - mean) / np.maximum(found.std(axis=axes, keepdims=True), 1e-6), ()
+    if not isinstance(rule, str) and set(rule) == {"percentile"}:
+        low, high = np.percentile(found, rule["percentile"], axis=axes, keepdims=True)
+        return ((found - low) / np.maximum(high - low, 1e-6)).astype(np.float32), ()
+    if not isinstance(rule, str) and set(rule) <= {"clip", "mean", "std"}:
+        if "clip" in rule:
+            np.clip(found, *rule["clip"], out=found)
+        return _scaled(found, rule.get("mean", 0.0), rule.get("std", 1.0)), ()
+    msg = (
+        f"expected a rule of normalisation (clip/mean/std, percentile, 'zscore', 'unit', "
+        f"'imagenet'), got {rule!r}; correct the card's parameters"
+    )
+    raise InputError(msg)
+
+
+def _scaled(
+    data: npt.NDArray[np.float32], mean: float | Sequence[float], std: float | Sequence[float]
+) -> npt.NDArray[np.float32]:
+    shape = (-1, *[1] * (data.ndim - 1))
+    data -= np.asarray(mean, dtype=np.float32).reshape(shape)
+    data /= np.asarray(std, dtype=np.float32).reshape(shape)
+    return data
+
+
+def pose(image: Image, card: ModelCard) -> Pose:
+    """Return `image` turned, resampled and normalised for the network of `card`.
+
+    `card.parameters` may hold ``orientation`` (three letters, such as ``"SAR"``), ``normalise``
+    (see `normalise`) and ``order`` (of the spline, 1 where not told).
+
+    Raises
+    ------
+    InputError
+        If the image has a time axis, too few axes, or channels the network cannot take.
+    """
+    require_usable(image, card)
+    wanted = str(card.parameters.get("orientation", ""))
+    if wanted and image.geometry.orientation:
+        axes, flips = image.geometry.towards(wanted)
+    else:
+        ndim = image.geometry.ndim
+        axes, flips = tuple(range(ndim)), (False,) * ndim
+    turned = image.geometry.transposed(axes, flips)
+    stacked, notes = fit_channels(image, card.channels)
+    planes = [_flipped(plane.transpose(axes), flips) for plane in stacked]
+    if card.spacing is not None and turned.unit == "mm":
+        order = int(card.parameters.get("order", 1))
+        # Filters work in float; integer pixels would be rounded once more on the way.
+        planes = [
+            resample.image(Image(plane.astype(np.float32), turned), card.spacing, order=order).data
+            if not _is_near(turned.spacing, card.spacing)
+            else plane
+            for plane in planes
+        ]
+    data, more = normalise(np.stack(planes), card.parameters.get("normalise"))
+    return Pose(data, turned, axes, flips, (*notes, *more))
+
+
+def _is_near(spacing: Sequence[float], wanted: Sequence[float]) -> bool:
+    return all(abs(a - b) <= 0.001 * b for a, b in zip(spacing, wanted, strict=True))
+
+
+def label_ids(labels: LabelTable) -> npt.NDArray[Any]:
+    """Return the label id of each class index: 0, then the table's ids in order."""
+    ids = [0, *labels]
+    return np.array(ids, dtype=smallest_unsigned(max(ids)))
+
+
+def flat_axis(geometry: Geometry) -> int:
+    """Return the axis to slice a volume along: that of the largest spacing, the first on a tie."""
+    return int(np.argmax(np.round(geometry.spacing, 4)))
+
+
+def slices_of(image: Image) -> tuple[int, list[Image]]:
+    """Return the axis a 2D network walks along, and the slices as pictures of that volume.
+
+    A slice keeps its two spacings, with an affine of its own plane: it is a way to work, not a
+    place in the patient.
+    """
+    from maskloop.core.geometry import Geometry
+
+    axis = flat_axis(image.geometry)
+    rows, columns = (s for i, s in enumerate(image.geometry.spacing) if i != axis)
+    shape = [n for i, n in enumerate(image.geometry.shape) if i != axis]
+    affine = np.array([[0, columns, 0], [rows, 0, 0], [0, 0, 1]], dtype=np.float64)
+    grid = Geometry((shape[0], shape[1]), affine, image.geometry.unit)
+    moved = np.moveaxis(image.data, axis, 0)
+    planes = [Image(plane, grid, image.source, has_channels=image.has_channels) for plane in moved]
+    return axis, planes
+
+
+def stretched(image: Image, card: ModelCard) -> tuple[Image, tuple[str, ...]]:
+    """Return a volume with the values of its whole range mapped to 0..1, if the net takes photos.
+
+    A 2D network sees slice by slice; each slice stretched by itself would flicker.
+    """
+    rule = card.parameters.get("normalise")
+    if rule not in ("unit", "imagenet") or image.data.dtype == np.uint8:
+        return image, ()
+    data, notes = to_unit(image.data)
+    return (
+        Image(data, image.geometry, image.source, has_channels=image.has_channels),
+        notes,
+    )
+
+
+class DenseFamily:
+    """What voxel-wise families share; a family adds names, `card` and `build`.
+
+    `card.parameters` read here, besides those of `pose`: ``tile`` (voxels; the patch where not
+    told), ``patch``, ``overlap`` (0.5), ``batch`` (4), ``margin`` (0: voxels at a tile's rim that
+    are not trusted), ``fixed_tile`` (False: whether a smaller tile would change the result),
+    ``multiple`` (1: what a tile's sides must be divisible by), ``augmentation`` (list of names).
+    """
+
+    name = ""
+    title = ""
+    tasks: tuple[str, ...] = ("semantic",)
+    ndims: tuple[int, ...] = (2, 3)
+    variants: tuple[str, ...] = ()
+    is_trainable = True
+
+    def card(self, variant: str, labels: LabelTable) -> ModelCard:
+        """Return the card of an untrained network; see `Family.card`."""
+        raise NotImplementedError
+
+    def build(self, card: ModelCard) -> nn.Module:
+        """Return the network with random weights; see `Family.build`."""
+        raise NotImplementedError
+
+    def load(self, card: ModelCard, files: Mapping[str, Path]) -> nn.Module:
+        """Return the network with the weights in `files`, in eval mode."""
+        return base.load_strict(self.build(card), files, name=card.name)
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return class scores ``(n, k, *spatial)`` of a batch, before any softmax."""
+        found: Tensor = network(images)
+        return found
+
+    def segment(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> Segmentation:
+        """Return the label of each voxel on the image's own grid."""
+        require_usable(image, card)
+        if image.geometry.ndim == card.ndim:
+            ids, notes = self._segment_one(network, image, card, device, job)
+            return Segmentation(ids, card.labels, notes)
+        image, notes = stretched(image, card)
+        axis, planes = slices_of(image)
+        found = []
+        for plane in job.track(planes, "slices"):
+            ids, more = self._segment_one(network, plane, card, device, job)
+            found.append(ids)
+        note = f"2D network: {len(planes)} slices along axis {axis} one by one"
+        ids = np.moveaxis(np.stack(found), 0, axis)
+        return Segmentation(ids, card.labels, (note, *notes, *more))
+
+    def _segment_one(
+        self, network: nn.Module, image: Image, card: ModelCard, device: Device, job: Job
+    ) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+        posed = pose(image, card)
+        indices = self.infer(network, posed.data, card=card, device=device, job=job)
+        classes = len(card.labels) + 1
+        if indices.shape != posed.turned.shape:
+            indices = resample.labels(indices, posed.turned.shape, n=classes)
+        return label_ids(card.labels)[posed.unturn(indices)], posed.notes
+
+    def infer(
+        self,
+        network: nn.Module,
+        data: npt.NDArray[np.float32],
+        *,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> npt.NDArray[Any]:
+        """Return class indices on the grid of `data` (or on the image's), by tiles.
+
+        Steps down the memory ladder; the tile stays where the card says ``fixed_tile``.
+        """
+        from maskloop.ops import tiling
+        from maskloop.ops.device import run_ladder
+
+        def attempt(rung: Any) -> npt.NDArray[Any]:  # Any: ops.device.Rung
+            network.to(rung.device.name)
+            return tiling.predict_labels(
+                data,
+                lambda images: self.logits(network, images),
+                tile=rung.tile,
+                overlap=float(card.parameters.get("overlap", 0.5)),
+                classes=len(card.labels) + 1,
+                device=rung.device,
+                batch=rung.batch,
+                margin=card.parameters.get("margin", 0),
+                job=job,
+            )
+
+        return run_ladder(self.rungs(card, device), attempt, job)
+
+    def rungs(self, card: ModelCard, device: Device) -> list[Any]:  # Any: ops.device.Rung
+        """Return what to try, in order, when memory runs out."""
+        from maskloop.ops.device import Rung, choose
+
+        tile = tuple(int(n) for n in card.parameters.get("tile", self.patch(card)))
+        batch = int(card.parameters.get("batch", 4))
+        multiple = int(card.parameters.get("multiple", 1))
+        small = tuple(max(multiple, n // 2 // multiple * multiple) for n in tile)
+        steps = [(batch, tile), *([(1, tile)] if batch > 1 else [])]
+        if not card.parameters.get("fixed_tile", False) and small != tile:
+            steps.append((1, small))
+        rungs = [Rung(device, *step) for step in steps]
+        if device.kind != "cpu":
+            rungs.append(Rung(choose("cpu"), 1, tile))
+        return rungs
+
+    def prepare(
+        self,
+        image: Image,
+        mask: Mask,
+        *,
+        card: ModelCard,
+        reviewed: npt.NDArray[np.bool_] | None,
+        job: Job,
+    ) -> list[Volume]:
+        """Return the case on the network's grid: class indices, unreviewed voxels marked."""
+        mask.require_on(image)
+        require_usable(image, card)
+        lookup, ignored = base.class_indices(mask, card)
+        indices = lookup[mask.data]
+        if ignored:
+            seen = ~np.isin(mask.data, ignored)
+            reviewed = seen if reviewed is None else reviewed & seen
+        if image.geometry.ndim == card.ndim:
+            return [_prepared(image, indices, reviewed, card)]
+        image, _ = stretched(image, card)
+        axis, planes = slices_of(image)
+        maps = np.moveaxis(indices, axis, 0)
+        seen_maps = None if reviewed is None else np.moveaxis(reviewed, axis, 0)
+        return [
+            _prepared(plane, maps[i], None if seen_maps is None else seen_maps[i], card)
+            for i, plane in enumerate(job.track(planes, "slices"))
+        ]
+
+    def patch(self, card: ModelCard) -> tuple[int, ...]:
+        """Return the training patch; the card's, else 96 cubed or 256 squared."""
+        return tuple(card.parameters.get("patch", (96,) * 3 if card.ndim == 3 else (256,) * 2))
+
+    def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
+        """Return soft Dice plus cross-entropy over the voxels somebody reviewed."""
+        from maskloop.ops.losses import dice_ce
+
+        return dice_ce(self.logits(network, batch.images), batch.ids, ignore=IGNORE)
+
+    def augmentation(self, card: ModelCard) -> frozenset[str]:
+        """Return what the card allows; where it is silent, all but mirroring for volumes.
+
+        A mirrored abdomen has its liver on the wrong side.
+        """
+        told = card.parameters.get("augmentation")
+        if told is not None:
+            return frozenset(told)
+        free = {"rotate", "scale", "elastic", "gamma", "noise", "blur"}
+        return frozenset(free if card.ndim == 3 else free | {"mirror_y", "mirror_x"})
+
+
+def _prepared(
+    image: Image,
+    indices: npt.NDArray[Any],
+    reviewed: npt.NDArray[np.bool_] | None,
+    card: ModelCard,
+) -> Volume:
+    posed = pose(image, card)
+    shape = posed.data.shape[1:]
+    ids, seen = posed.turn(indices), None if reviewed is None else posed.turn(reviewed)
+    if shape != ids.shape:
+        ids = resample.labels(ids, shape, n=len(card.labels) + 1)
+        if seen is not None:
+            seen = resample.nearest(seen.view(np.uint8), shape).astype(bool)
+    return Volume(
+        posed.data,
+        np.ascontiguousarray(ids),
+        None if seen is None else np.ascontiguousarray(seen),
+    )
