@@ -1,0 +1,66 @@
+"""The shelf of file formats: one line each; nothing is imported until asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskloop.core.registry import Registry
+
+if TYPE_CHECKING:
+    from maskloop.formats.base import Format
+
+# name: (module:attribute, suffixes), longest suffix first.
+_TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "nifti": ("maskloop.formats.nifti:FORMAT", (".nii.gz", ".nii")),
+    "dicom": ("maskloop.formats.dicom:FORMAT", (".dcm", ".dicom", ".ima")),
+    "picture": ("maskloop.formats.picture:FORMAT", (".png", ".tif", ".tiff", ".jpg", ".jpeg")),
+    "coco": ("maskloop.formats.coco:FORMAT", (".json",)),
+}
+
+FORMATS = Registry(
+    "format", "maskloop.formats", {name: target for name, (target, _) in _TABLE.items()}
+)
+
+
+def get(name: str) -> Format:
+    """Import and return the format called `name`; see `Registry.get` for the errors."""
+    found: Format = FORMATS.get(name)
+    return found
+
+
+def suffixes() -> dict[str, tuple[str, ...]]:
+    """Return the suffixes of every format; only formats of other packages are imported."""
+    ours = {name: ends for name, (_, ends) in _TABLE.items()}
+    return {name: ours.get(name) or get(name).suffixes for name in FORMATS}
+
+
+def by_suffix(path: Path) -> tuple[str, str] | None:
+    """Return ``(format name, suffix)`` for a file name, the longest suffix first, or None.
+
+    Examples
+    --------
+    >>> by_suffix(Path("case.01.NII.GZ"))
+    ('nifti', '.nii.gz')
+    """
+    name = path.name.lower()
+    # Our own table first: looking for entry points reads every installed package's metadata.
+    for table in ({n: ends for n, (_, ends) in _TABLE.items()}, suffixes()):
+        fits = [(len(e), n, e) for n, ends in table.items() for e in ends if name.endswith(e)]
+        if fits:
+            return max(fits)[1:]
+    return None
+
+
+def by_word(word: str) -> tuple[str, str] | None:
+    """Return ``(format name, suffix)`` for what a person types: ``nifti``, ``png``, ``.nii``.
+
+    The suffix is empty where the word is a format's name.
+    """
+    if word in FORMATS:
+        return word, ""
+    wanted = "." + word.lower().lstrip(".")
+    for name, ends in suffixes().items():
+        if wanted in ends:
+            return name, wanted
+    return None

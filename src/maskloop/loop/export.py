@@ -1,0 +1,86 @@
+"""Fourth verb: write a mask, read it back with a second reader, and only then replace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from maskloop.core.errors import StorageError
+from maskloop.core.image import Image
+from maskloop.core.job import Job
+from maskloop.core.labels import Kind, LabelTable
+from maskloop.core.mask import Mask
+from maskloop.formats.base import Receipt, as_kind, default_table, write_verified
+from maskloop.loop.load import format_to_write, load, load_mask
+
+__all__ = ["Receipt", "export"]
+
+
+def export(
+    mask: Mask | Path | str,
+    out: Path | str,
+    *,
+    image: Image | Path | str | None = None,
+    to: str | None = None,
+    kind: Kind | None = None,
+    job: Job | None = None,
+) -> Receipt:
+    """Write a mask and prove the file.
+
+    The file is written beside `out`, read back by a reader that shares no code with the writer,
+    compared voxel by voxel, label by label and corner by corner in mm, and only then put in
+    place, together with its label table (``OUT.labels.json``, where the format holds none that
+    all programs read) and its receipt (``OUT.receipt.json``).
+
+    Parameters
+    ----------
+    mask : Mask, Path or str
+        Label ids, or a file of them.
+    out : Path or str
+        Target; the suffix chooses the format.
+    image : Image, Path or str, optional
+        The image the mask belongs to: gives header and file name; the grids must agree.
+    to : str, optional
+        Format (``"nifti"``) or suffix (``"png"``) that overrides the suffix of `out`.
+    kind : {"classes", "objects"}, optional
+        What ids without a table are; objects where not said.
+    job : Job, optional
+        Progress and cancel.
+
+    Returns
+    -------
+    Receipt
+        Verdict, hashes, voxels and volume of each label, what the format could not hold.
+
+    Raises
+    ------
+    UnknownNameError
+        If the format is not known or holds no masks.
+    GeometryError
+        If the mask is not on the image's grid.
+    InputError
+        If the format cannot hold this mask, such as a volume in a PNG.
+    VerificationError
+        If the file does not read back as meant; the old file is untouched.
+    StorageError
+        If the disk refuses; the old file is untouched.
+    """
+    job = job or Job()
+    out = Path(out)
+    if out.is_dir():
+        msg = f"expected a file name to write to, got the folder {str(out)!r}; add a name such as mask.nii.gz"
+        raise StorageError(msg)
+    chosen, suffix = format_to_write(out, to)
+    on = load(image, job=job) if isinstance(image, (str, Path)) else image
+    if not isinstance(mask, Mask):
+        mask = load_mask(mask, image=on, kind=kind, job=job)
+    if on is not None:
+        mask.require_on(on)
+        mask = replace(mask, geometry=on.geometry, source=on.source, header=on.header)
+    return write_verified(chosen, _with_table(mask, kind), out, suffix=suffix, job=job)
+
+
+def _with_table(mask: Mask, kind: Kind | None) -> Mask:
+    """Return the mask with a row for every id, read as `kind`."""
+    labels: LabelTable = mask.labels or default_table(mask.ids(), kind)
+    return replace(mask, labels=as_kind(labels, kind)).checked()
