@@ -338,7 +338,7 @@ class History:
         return edit
 
     def go_to(self, position: int, ids: Ids) -> list[Edit]:
-            msg = f"expected a step from 0 to {len(self._edits)}, got {position!r}; choose one"
+        """Undo or redo in `ids`, in place, until `position` steps are applied; return the walk."""
         if not 0 <= position <= len(self._edits):
             msg = f"expected a step from 0 to {len(self._edits)}, got {position!r}; choose another"
             raise InputError(msg)
