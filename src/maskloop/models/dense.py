@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from maskloop.core.labels import LabelTable
     from maskloop.core.mask import Mask
     from maskloop.models.cards import ModelCard
-    from maskloop.ops.device import Device
+    from maskloop.ops.device import Device, Rung
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -345,12 +345,12 @@ class DenseFamily:
         from maskloop.ops import tiling
         from maskloop.ops.device import run_ladder
 
-        def attempt(rung: Any) -> npt.NDArray[Any]:  # Any: ops.device.Rung
-            network.to(rung.device.name)
+        def attempt(rung: Rung) -> npt.NDArray[Any]:
+            network.to(rung.device.torch)
             return tiling.predict_labels(
                 data,
                 lambda images: self.logits(network, images),
-                tile=rung.tile,
+                tile=rung.tile or self.patch(card),
                 overlap=float(card.parameters.get("overlap", 0.5)),
                 classes=len(card.labels) + 1,
                 device=rung.device,
@@ -361,21 +361,20 @@ class DenseFamily:
 
         return run_ladder(self.rungs(card, device), attempt, job)
 
-    def rungs(self, card: ModelCard, device: Device) -> list[Any]:  # Any: ops.device.Rung
+    def rungs(self, card: ModelCard, device: Device) -> list[Rung]:
         """Return what to try, in order, when memory runs out."""
-        from maskloop.ops.device import Rung, choose
+        from maskloop.ops.device import ladder
 
         tile = tuple(int(n) for n in card.parameters.get("tile", self.patch(card)))
-        batch = int(card.parameters.get("batch", 4))
         multiple = int(card.parameters.get("multiple", 1))
-        small = tuple(max(multiple, n // 2 // multiple * multiple) for n in tile)
-        steps = [(batch, tile), *([(1, tile)] if batch > 1 else [])]
-        if not card.parameters.get("fixed_tile", False) and small != tile:
-            steps.append((1, small))
-        rungs = [Rung(device, *step) for step in steps]
-        if device.kind != "cpu":
-            rungs.append(Rung(choose("cpu"), 1, tile))
-        return rungs
+        least = tuple(min(n, max(multiple, n // 4 // multiple * multiple)) for n in tile)
+        return ladder(
+            device,
+            int(card.parameters.get("batch", 4)),
+            tile,
+            smallest_tile=None if card.parameters.get("fixed_tile", False) else least,
+            multiple=multiple,
+        )
 
     def prepare(
         self,

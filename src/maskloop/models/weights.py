@@ -63,8 +63,7 @@ def location(card: ModelCard, weight: WeightFile) -> Path:
         package, found, path = str(weight.source["package"]).partition(":")
         if not found:
             return _inside(PACKAGED, package)
-        with importlib.resources.as_file(importlib.resources.files(package)) as folder:
-            return _inside(folder, path)
+        return _inside(Path(str(importlib.resources.files(package))), path)
     if weight.kind == "file":
         told = Path(str(weight.source["file"]))
         return told if told.is_absolute() else _inside(models_folder() / card.name, str(told))
