@@ -1,0 +1,1 @@
+"""Look at a file and say what it is."""
