@@ -1,0 +1,64 @@
+"""Write the README's tables of formats, models and tools from what the package itself lists."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import maskloop
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN = "<!-- tables: begin (made by docs/tables.py) -->"
+END = "<!-- tables: end -->"
+PROOF = {
+    "real data": "real",
+    "synthetic data only": "synthetic",
+    "experimental": "experimental",
+}
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return a Markdown table as lines."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def render() -> str:
+    """Return the three tables."""
+    models = [
+        [
+            f"`{m['name']}`",
+            m["title"],
+            m["task"],
+            f"{'/'.join(str(n) for n in m['ndim'])}D",
+            m["licence"],
+            PROOF[m["proof"]],
+        ]
+        for m in maskloop.list_models()
+        if m["state"] != "broken" and m["origin"] == "package"
+    ]
+    formats = [
+        [f["title"], ", ".join(f"`{s}`" for s in f["suffixes"]), f["reads"], f["writes"], f["proof"]]
+        for f in maskloop.list_formats()
+    ]
+    tools = [[f"`{t['name']}`", t["summary"], t["proof"]] for t in maskloop.list_tools()]
+    lines = table(["model", "what", "task", "", "weights' licence", "proved"], models)
+    lines += table(["format", "suffixes", "reads", "writes", "proved"], formats)
+    lines += table(["tool", "what it does", "proved"], tools)
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Rewrite the README; with --check, only say whether it is up to date."""
+    text = README.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    fresh = f"{head}{BEGIN}\n\n{render()}\n{END}{tail}"
+    if "--check" in sys.argv:
+        return int(fresh != text)
+    README.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
