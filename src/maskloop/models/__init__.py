@@ -10,5 +10,6 @@ FAMILIES = Registry(
     {
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
+        "unet3d": "maskloop.models.unet3d:FAMILY",
     },
 )
