@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskloop.core.registry import Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from maskloop.formats.base import Format
 
 # name: (module:attribute, suffixes), longest suffix first.

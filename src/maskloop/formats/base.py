@@ -8,22 +8,25 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError, MissingFileError, StorageError, VerificationError
-from maskloop.core.geometry import Geometry
-from maskloop.core.image import Image
-from maskloop.core.job import Job
 from maskloop.core.labels import Kind, LabelTable
-from maskloop.core.mask import Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from maskloop.core.geometry import Geometry
+    from maskloop.core.image import Image
+    from maskloop.core.job import Job
+    from maskloop.core.mask import Mask
 
 SIDECAR = ".labels.json"
 RECEIPT = ".receipt.json"
@@ -34,7 +37,9 @@ _MODE_LOCK = threading.Lock()
 class ReadImage(Protocol):
     """Read pixels and their grid."""
 
-    def __call__(self, path: Path, *, job: Job) -> Image: ...
+    def __call__(self, path: Path, *, job: Job) -> Image:
+        """Return the image at `path`."""
+        ...
 
 
 class ReadMask(Protocol):
@@ -52,25 +57,33 @@ class ReadMask(Protocol):
         entry: str | int | None,
         kind: Kind | None,
         job: Job,
-    ) -> Mask: ...
+    ) -> Mask:
+        """Return the mask at `path`."""
+        ...
 
 
 class WriteMask(Protocol):
     """Write a mask to `path` in the dialect of `suffix`; `target` is the name it will bear."""
 
-    def __call__(self, mask: Mask, path: Path, *, suffix: str, target: Path) -> None: ...
+    def __call__(self, mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
+        """Write the file."""
+        ...
 
 
 class Reread(Protocol):
     """Read back what was written, sharing no code with the writer."""
 
-    def __call__(self, path: Path, *, suffix: str) -> Evidence: ...
+    def __call__(self, path: Path, *, suffix: str) -> Evidence:
+        """Return what the file holds."""
+        ...
 
 
 class Sniff(Protocol):
     """Whether the content of a file or folder is of this format, whatever its name."""
 
-    def __call__(self, path: Path) -> bool: ...
+    def __call__(self, path: Path) -> bool:
+        """Return whether it is."""
+        ...
 
 
 class Plan(Protocol):
@@ -79,7 +92,9 @@ class Plan(Protocol):
     Raises an `InputError` for what the format cannot hold at all.
     """
 
-    def __call__(self, mask: Mask, *, suffix: str) -> Planned: ...
+    def __call__(self, mask: Mask, *, suffix: str) -> Planned:
+        """Return the plan."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,7 +339,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def write_verified(
-    format: Format,  # noqa: A002  (the noun of this shelf)
+    format: Format,
     mask: Mask,
     path: Path,
     *,
@@ -384,7 +399,7 @@ def write_verified(
             verdict="PASS",
             reader=format.reader,
             sha256=hashes,
-            labels=_label_counts(planned.mask, evidence.ids),
+            labels=_label_counts(mask, evidence.ids),
             worst_corner_mm=worst,
             losses=planned.losses,
             written=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -12,7 +12,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +34,8 @@ from maskloop.formats.base import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind, LabelTable
 

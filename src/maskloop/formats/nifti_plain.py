@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,9 @@ import numpy.typing as npt
 from maskloop.core.errors import VerificationError
 from maskloop.core.geometry import Geometry
 from maskloop.formats.base import Evidence
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # field: (offset, struct code) in NIfTI-1 and NIfTI-2
 _FIELDS = {

@@ -11,9 +11,7 @@ import logging
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +33,9 @@ from maskloop.formats.base import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind, LabelTable
 

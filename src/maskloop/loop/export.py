@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskloop.core.errors import StorageError
-from maskloop.core.image import Image
 from maskloop.core.job import Job
-from maskloop.core.labels import Kind, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Receipt, as_kind, default_table, write_verified
 from maskloop.loop.load import format_to_write, load, load_mask
+
+if TYPE_CHECKING:
+    from maskloop.core.image import Image
+    from maskloop.core.labels import Kind, LabelTable
 
 __all__ = ["Receipt", "export"]
 
@@ -76,7 +79,8 @@ def export(
         mask = load_mask(mask, image=on, kind=kind, job=job)
     if on is not None:
         mask.require_on(on)
-        mask = replace(mask, geometry=on.geometry, source=on.source, header=on.header)
+        header = on.header if on.header is not None else mask.header
+        mask = replace(mask, geometry=on.geometry, source=on.source, header=header)
     return write_verified(chosen, _with_table(mask, kind), out, suffix=suffix, job=job)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskloop import formats
 from maskloop.core.errors import FormatError, InputError, UnknownNameError
-from maskloop.core.image import Image
 from maskloop.core.job import Job
-from maskloop.core.labels import Kind
-from maskloop.core.mask import Mask
-from maskloop.formats.base import Format, missing, reading
+from maskloop.formats.base import Format, reading
+
+if TYPE_CHECKING:
+    from maskloop.core.image import Image
+    from maskloop.core.labels import Kind
+    from maskloop.core.mask import Mask
 
 
 def load(path: Path | str, *, job: Job | None = None) -> Image:
@@ -132,6 +135,8 @@ def format_to_write(out: Path, to: str | None) -> tuple[Format, str]:
     if chosen is None or found is None or found.write_mask is None:
         writable = [f for f in map(formats.get, formats.FORMATS) if f.write_mask is not None]
         known = [f"{f.name} ({', '.join(f.suffixes)})" for f in writable]
-        raise UnknownNameError.of("format for masks", to or "".join(out.suffixes) or out.name, known)
+        raise UnknownNameError.of(
+            "format for masks", to or "".join(out.suffixes) or out.name, known
+        )
     by_name = next((end for end in found.suffixes if out.name.lower().endswith(end)), "")
     return found, chosen[1] or by_name or found.suffixes[0]

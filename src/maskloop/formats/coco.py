@@ -1,0 +1,480 @@
+"""COCO instances JSON: compressed run lengths out; run lengths and polygons in.
+
+One annotation an id, however many parts; annotation ids are the label ids. Where objects of a
+foreign file overlap, crowds lie lowest, then the higher score wins, or where scores are missing
+the smaller object, and the loss is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from maskloop.core.errors import FormatError, InputError
+from maskloop.core.geometry import Geometry
+from maskloop.core.image import smallest_unsigned
+from maskloop.core.labels import Kind, Label, LabelTable, Status, colour_of
+from maskloop.core.mask import Mask
+from maskloop.formats.base import Evidence, Format, Planned, reading
+from maskloop.ops import outlines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from maskloop.core.image import Image
+    from maskloop.core.job import Job
+
+_LOG = logging.getLogger(__name__)
+_KEPT = ("name", "colour", "author", "locked", "visible", "status")
+_Entry = dict[str, Any]  # Any: plain JSON values
+
+
+@dataclass(frozen=True, slots=True)
+class CocoHeader:
+    """What of a COCO file is written back as it was: image entry, categories, info, licenses."""
+
+    image: Mapping[str, Any] = field(default_factory=dict)
+    categories: tuple[Mapping[str, Any], ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    licenses: tuple[Any, ...] = ()  # Any: plain JSON values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """One object of a file, before overlaps are settled."""
+
+    label: Label
+    runs: list[outlines.Runs]
+    area: int
+    is_crowd: bool
+
+
+def sniff(path: Path) -> bool:
+    """Whether a file starts like a JSON object that names COCO's parts."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4096)
+    except OSError:
+        return False
+    return head.lstrip()[:1] == b"{" and any(
+        key in head for key in (b'"annotations"', b'"images"', b'"categories"')
+    )
+
+
+def read_mask(
+    path: Path, *, image: Image | None, entry: str | int | None, kind: Kind | None, job: Job
+) -> Mask:
+    """Read the objects of one image of a COCO file.
+
+    Parameters
+    ----------
+    image, entry
+        Choose the image entry: by `entry` (id or file name), else by the image's file name, else
+        the only one.
+    kind : {"classes", "objects"}, optional
+        ``"classes"`` paints category ids instead of object ids.
+
+    Raises
+    ------
+    FormatError
+        If the file is not COCO, or its run lengths do not fit the picture.
+    InputError
+        If the file holds several images and none is chosen.
+    """
+    content = _parse(path)
+    shown = _chosen(content, image, entry, path)
+    shape = _size_of(shown, path)
+    header = CocoHeader(
+        shown,
+        tuple(content.get("categories", ())),
+        content.get("info") or {},
+        tuple(content.get("licenses") or ()),
+    )
+    stated = (header.info.get("maskloop") or {}).get("kind") if header.info else None
+    kind = kind or ("classes" if stated == "classes" else "objects")
+    found = _objects(content, shown, shape, kind, path, job)
+    data, lost = _painted(found, shape)
+    if lost:
+        job.say(
+            f"{lost} pixels of {path.name} belong to several objects; each went to one of them "
+            f"(crowds lowest, then the higher score, then the smaller object on top)"
+        )
+    rows = {f.label.id: f.label for f in found}
+    if kind == "classes":
+        rows = {**{c.id: c for c in _class_rows(header)}, **rows}
+    return Mask(data, Geometry.pixels(shape), LabelTable(rows.values()), path, header)
+
+
+def plan(mask: Mask, *, suffix: str) -> Planned:
+    """Take a single slice as a picture; refuse volumes; drop rows that have no pixels."""
+    ids = mask.data
+    while ids.ndim > 2 and ids.shape[0] == 1:
+        ids = ids[0]
+    if ids.ndim != 2:
+        msg = (
+            f"expected a picture (y, x) for COCO, got shape {ids.shape}; volumes come in a later "
+            f"version: write .nii.gz, or export one slice"
+        )
+        raise InputError(msg)
+    losses = []
+    if mask.geometry.unit == "mm":
+        losses.append("the place in the world (mm) has no home in COCO: keep the image beside it")
+    ids = ids.astype(smallest_unsigned(int(ids.max(initial=0))), copy=False)
+    labels = mask.labels
+    if not _is_classes(labels):
+        empty = sorted(set(labels) - set(Mask(ids, Geometry.pixels(ids.shape), labels).ids()))
+        labels = labels.without(empty)
+        if empty:
+            losses.append(f"objects without pixels are left out: {', '.join(map(str, empty))}")
+    planned = Mask(ids, Geometry.pixels(ids.shape), labels, mask.source, mask.header)
+    return Planned(planned, None, tuple(losses))
+
+
+def write_mask(mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
+    """Write the JSON; the same mask gives the same bytes."""
+    import orjson
+
+    path.write_bytes(orjson.dumps(_content(mask, target), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def reread(path: Path, *, suffix: str) -> Evidence:
+    """Decode the JSON again, character by character, with the standard library's parser."""
+    from maskloop.formats import coco_plain
+
+    return coco_plain.read(path)
+
+
+def _content(mask: Mask, target: Path) -> _Entry:
+    header = mask.header if isinstance(mask.header, CocoHeader) else CocoHeader()
+    height, width = mask.data.shape
+    entry = {
+        "id": 1,
+        **header.image,
+        "width": width,
+        "height": height,
+        "file_name": _file_name(mask, header, target),
+    }
+    categories = _categories(mask.labels, header)
+    number_of = {c["name"]: c["id"] for c in categories}
+    is_classes = _is_classes(mask.labels)
+    rows = {**mask.labels}
+    annotations = []
+    for outline in outlines.encode(mask.data):
+        row = rows[outline.id]
+        annotation: _Entry = {
+            "id": outline.id,
+            "image_id": entry["id"],
+            "category_id": row.id if is_classes else number_of[row.category or row.name],
+            "segmentation": {"size": [height, width], "counts": outline.counts},
+            "area": outline.area,
+            "bbox": [float(n) for n in outline.box],
+            "iscrowd": int(row.ignore and not is_classes),
+        }
+        if row.score is not None:
+            annotation["score"] = row.score
+        extra = {} if is_classes else _attributes(row)
+        if extra:
+            annotation["attributes"] = extra
+        annotations.append(annotation)
+    return {
+        "info": {
+            **header.info,
+            "maskloop": {"version": 1, "kind": "classes" if is_classes else "objects"},
+        },
+        "licenses": list(header.licenses),
+        "images": [entry],
+        "annotations": annotations,
+        "categories": categories,
+    }
+
+
+def _is_classes(labels: LabelTable) -> bool:
+    """Whether ids are category ids; an empty table says nothing, and keeps a file's categories."""
+    return bool(labels) and labels.kind == "classes"
+
+
+def _attributes(row: Label) -> _Entry:
+    """Return the fields of an object's row that COCO has no place for, where they say something."""
+    plain = Label(row.id, f"{row.category} {row.id}")
+    return {k: getattr(row, k) for k in _KEPT if getattr(row, k) != getattr(plain, k)}
+
+
+def _categories(labels: LabelTable, header: CocoHeader) -> list[_Entry]:
+    """Return the categories: classes keep their ids, objects' categories those of their file."""
+    known = {str(c.get("name")): dict(c) for c in header.categories}
+    if _is_classes(labels):
+        rows = labels.values()
+        return [
+            {
+                "supercategory": "",
+                **known.get(r.name, {}),
+                "id": r.id,
+                "name": r.name,
+                "color": _rgb(r.colour),
+                "isthing": int(r.is_thing),
+            }
+            for r in rows
+        ]
+    wanted = sorted({r.category or r.name for r in labels.values()} - set(known))
+    free = iter(_free_ids({int(c["id"]) for c in known.values()}))
+    fresh = {name: next(free) for name in wanted}
+    found = [dict(c) for c in header.categories]
+    for name, number in fresh.items():
+        colour = _rgb(colour_of(number))
+        found.append(
+            {"id": number, "name": name, "supercategory": "", "color": colour, "isthing": 1}
+        )
+    return sorted(found, key=lambda c: int(c["id"]))
+
+
+def _free_ids(taken: set[int]) -> Sequence[int]:
+    return [n for n in range(1, len(taken) + 65536) if n not in taken]
+
+
+def _rgb(colour: str) -> list[int]:
+    return list(bytes.fromhex(colour[1:]))
+
+
+def _file_name(mask: Mask, header: CocoHeader, target: Path) -> str:
+    """Return the picture's name relative to the JSON's folder, with forward slashes."""
+    stated = str(header.image.get("file_name", ""))
+    source = mask.source
+    if source is None:
+        return stated or "mask.png"
+    if stated and (source.suffix.lower() == ".json" or PurePosixPath(stated).name == source.name):
+        return stated
+    try:
+        return source.resolve().relative_to(target.resolve().parent).as_posix()
+    except ValueError:
+        return source.name
+
+
+def _parse(path: Path) -> _Entry:
+    import orjson
+
+    with reading(path):
+        raw = path.read_bytes()
+    try:
+        content = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        msg = f"expected JSON in {path.name}, got {raw[:20]!r} ({error}); check that the file is whole"
+        raise FormatError(msg) from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        msg = f"expected COCO instances in {path.name}, got JSON without a list of images; choose the annotations file"
+        raise FormatError(msg)
+    return content
+
+
+def _chosen(
+    content: _Entry, image: Image | None, entry: str | int | None, path: Path
+) -> Mapping[str, Any]:
+    images = [i for i in content["images"] if isinstance(i, dict)]
+    names = {str(i.get("file_name", i.get("id"))): i for i in images}
+    if entry is not None:
+        wanted = str(entry)
+        for shown in images:
+            name = str(shown.get("file_name", ""))
+            if wanted in (str(shown.get("id")), name, PurePosixPath(name).name):
+                return dict(shown)
+    elif image is not None and image.source is not None:
+        for name, shown in names.items():
+            if PurePosixPath(name).name == image.source.name:
+                return dict(shown)
+        for name, shown in names.items():
+            if PurePosixPath(name).stem == image.source.stem:
+                return dict(shown)
+    if entry is None and len(images) == 1:
+        return dict(images[0])
+    asked = entry if entry is not None else (image.name if image is not None else "none chosen")
+    listed = ", ".join(list(names)[:8]) + (" ..." if len(names) > 8 else "")
+    msg = f"expected one of the {len(images)} images of {path.name}, got {asked!r}; choose from: {listed}"
+    raise InputError(msg)
+
+
+def _size_of(shown: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    try:
+        height, width = int(shown["height"]), int(shown["width"])
+    except (KeyError, TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1 or height * width > 2**34:
+        size = (shown.get("height"), shown.get("width"))
+        msg = f"expected height and width of the image in {path.name}, got {size!r}; repair the image entry"
+        raise FormatError(msg)
+    return height, width
+
+
+def _objects(
+    content: _Entry,
+    shown: Mapping[str, Any],
+    shape: tuple[int, int],
+    kind: Kind,
+    path: Path,
+    job: Job,
+) -> list[_Found]:
+    annotations = [
+        a
+        for a in content.get("annotations", ())
+        if isinstance(a, dict) and a.get("image_id") == shown.get("id")
+    ]
+    with_shape = [a for a in annotations if a.get("segmentation")]
+    if len(with_shape) < len(annotations):
+        job.say(
+            f"{len(annotations) - len(with_shape)} annotations of {path.name} have no shape: left out"
+        )
+    names = {c.get("id"): str(c.get("name", c.get("id"))) for c in content.get("categories", ())}
+    runs = _runs_of(with_shape, shape, path)
+    numbers = _numbers(with_shape, path, job)
+    is_ours = "maskloop" in (content.get("info") or {})
+    found = []
+    for annotation, number, part in zip(with_shape, numbers, runs, strict=True):
+        category = annotation.get("category_id")
+        name = names.get(category, str(category))
+        is_crowd = bool(annotation.get("iscrowd"))
+        if kind == "classes":
+            label = _class_row(category, name, content.get("categories", ()), path)
+        else:
+            label = _object_row(annotation, number, name, is_ours)
+        found.append(_Found(label, part, outlines.covered(part), is_crowd))
+    return found
+
+
+def _runs_of(
+    annotations: list[_Entry], shape: tuple[int, int], path: Path
+) -> list[list[outlines.Runs]]:
+    """Return the runs of each annotation; all compressed run lengths are decoded together."""
+    size = shape[0] * shape[1]
+    packed = [a["segmentation"] for a in annotations if isinstance(a["segmentation"], dict)]
+    for segment in packed:
+        if list(segment.get("size", ())) != list(shape) or "counts" not in segment:
+            msg = f"expected run lengths of size {list(shape)} in {path.name}, got {segment.get('size')!r}; the picture's height comes first"
+            raise FormatError(msg)
+    try:
+        decoded = iter(outlines.decode([s["counts"] for s in packed], size))
+        return [
+            [next(decoded)] if isinstance(a["segmentation"], dict) else _rings(a, shape, path)
+            for a in annotations
+        ]
+    except (FormatError, TypeError, ValueError) as error:
+        raise FormatError(f"{path.name}: {error}") from error
+
+
+def _rings(annotation: _Entry, shape: tuple[int, int], path: Path) -> list[outlines.Runs]:
+    """Return the runs of a polygon annotation; its rings are united, as COCO means them."""
+    rings = annotation["segmentation"]
+    if not isinstance(rings, list) or not all(
+        isinstance(r, list) and len(r) >= 6 and len(r) % 2 == 0 for r in rings
+    ):
+        msg = (
+            f"expected rings of at least 3 points in annotation {annotation.get('id')!r}, got "
+            f"{str(rings)[:60]!r}; repair or remove it"
+        )
+        raise FormatError(msg)
+    return [outlines.fill_polygon(ring, shape) for ring in rings]
+
+
+def _numbers(annotations: list[_Entry], path: Path, job: Job) -> list[int]:
+    """Return a label id for each annotation: its own id where that is a small unique number."""
+    ids = [a.get("id") for a in annotations]
+    own = [i for i in ids if isinstance(i, int) and 1 <= i <= 65535]
+    if len(set(own)) == len(ids):
+        return own
+    job.say(
+        f"the annotation ids of {path.name} are missing, repeated or above 65535: renumbered from 1"
+    )
+    return list(range(1, len(ids) + 1))
+
+
+def _object_row(annotation: _Entry, number: int, category: str, is_ours: bool) -> Label:
+    is_crowd = bool(annotation.get("iscrowd"))
+    word = f"{category} crowd" if is_crowd else category
+    score = annotation.get("score")
+    row = Label(
+        number,
+        f"{word} {number}",
+        category=category,
+        is_thing=True,
+        ignore=is_crowd,
+        score=float(score) if isinstance(score, (int, float)) else None,
+    )
+    extra = annotation.get("attributes")
+    if not is_ours or not isinstance(extra, dict):
+        return row
+    kinds = {f.name: f.type for f in fields(Label)}
+    kept = {k: v for k, v in extra.items() if k in _KEPT and type(v).__name__ == kinds[k]}
+    if extra.get("status") in get_args(Status):
+        kept["status"] = extra["status"]
+    try:
+        return replace(row, **kept)
+    except InputError:
+        return row
+
+
+def _class_rows(header: CocoHeader) -> list[Label]:
+    rows = []
+    for category in header.categories:
+        number = category.get("id")
+        if isinstance(number, int) and number >= 1:
+            rows.append(_class_label(number, category))
+    return rows
+
+
+def _class_row(
+    number: object, name: str, categories: Sequence[Mapping[str, Any]], path: Path
+) -> Label:
+    if not isinstance(number, int) or number < 1:
+        msg = f"expected category ids of at least 1 in {path.name}, got {number!r}; read it as objects instead"
+        raise FormatError(msg)
+    listed = next((c for c in categories if c.get("id") == number), {"name": name})
+    return _class_label(number, listed)
+
+
+def _class_label(number: int, category: Mapping[str, Any]) -> Label:
+    colour = category.get("color")
+    is_rgb = (
+        isinstance(colour, list)
+        and len(colour) == 3
+        and all(isinstance(c, int) and 0 <= c <= 255 for c in colour)
+    )
+    return Label(
+        number,
+        str(category.get("name", number)),
+        colour="#" + bytes(colour).hex() if is_rgb and colour else "",
+        is_thing=bool(category.get("isthing", 0)),
+    )
+
+
+def _painted(found: list[_Found], shape: tuple[int, int]) -> tuple[Any, int]:
+    """Return the label picture and how many pixels had to leave an object."""
+    highest = max((f.label.id for f in found), default=0)
+    canvas = np.zeros(shape[0] * shape[1], dtype=smallest_unsigned(highest))
+    has_scores = bool(found) and all(f.label.score is not None for f in found)
+
+    def rank(one: _Found) -> tuple[bool, float, int]:
+        return (not one.is_crowd, (one.label.score or 0.0) if has_scores else 0.0, -one.area)
+
+    by_id: dict[int, list[outlines.Runs]] = {}
+    for one in sorted(found, key=rank):
+        by_id.setdefault(one.label.id, []).extend(one.runs)
+        for runs in one.runs:
+            outlines.paint(canvas, runs, one.label.id)
+    claimed = sum(outlines.covered(runs) for runs in by_id.values())
+    lost = claimed - int(np.count_nonzero(canvas))
+    return np.ascontiguousarray(canvas.reshape(shape[::-1]).T), lost
+
+
+FORMAT = Format(
+    name="coco",
+    title="COCO instances (JSON)",
+    suffixes=(".json",),
+    sniff=sniff,
+    read_mask=read_mask,
+    write_mask=write_mask,
+    plan=plan,
+    reread=reread,
+    reader="maskloop's plain COCO decoder (json and a run-length loop)",
+    proof="real data",
+)
