@@ -1,0 +1,646 @@
+"""The command line: thin over the verbs and the desk; heavy packages load inside commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from maskloop.core.errors import (
+    Cancelled,
+    InputError,
+    MaskloopError,
+    MissingExtraError,
+    MissingFileError,
+    VerificationError,
+)
+from maskloop.core.job import Job, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import FrameType
+
+    from maskloop.core.parameters import Parameter
+
+F = TypeVar("F", bound="Callable[..., Any]")  # Any: commands take what click parsed
+
+DONE, BUG, BAD_INPUT, CANCELLED = 0, 1, 2, 130
+
+
+# Running a command: progress, cancel, output, exit codes
+
+
+class _Bar:
+    """Draw progress on a terminal; at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._is_drawn = False
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.note:
+            self.clear()
+            click.echo(progress.note, err=True)
+        if not progress.stage:
+            return
+        now = time.monotonic()
+        is_end = progress.total and progress.done >= progress.total
+        if now - self._last < 0.1 and not is_end:
+            return
+        self._last, self._is_drawn = now, True
+        share = min(1.0, progress.done / progress.total) if progress.total else 0.0
+        count = f"{progress.done}/{progress.total}" if progress.total else f"{progress.done}"
+        filled = round(24 * share)
+        bar = "#" * filled + "." * (24 - filled) if progress.total else "." * 24
+        click.echo(f"\r\x1b[K{progress.stage[:40]:<24} [{bar}] {count}", err=True, nl=False)
+
+    def clear(self) -> None:
+        """Take the bar off the terminal."""
+        if self._is_drawn:
+            click.echo("\r\x1b[K", err=True, nl=False)
+            self._is_drawn = False
+
+
+@contextlib.contextmanager
+def _working() -> Iterator[Job]:
+    """Give a job that shows progress on a terminal and that Ctrl+C cancels; twice stops at once."""
+    bar = _Bar() if sys.stderr.isatty() else None
+    job = Job(bar)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if job.is_cancelled:
+            raise KeyboardInterrupt
+        job.cancel()
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not the main thread: whoever runs us handles Ctrl+C
+        before = None
+    try:
+        # Whatever other packages print goes to stderr: stdout is for our one answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield job
+    finally:
+        if bar is not None:
+            bar.clear()
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _answer(value: Any, text: str, *, as_json: bool) -> None:  # Any: JSON-ready values
+    if as_json:
+        import orjson
+
+        options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+        text = orjson.dumps(value, default=str, option=options).decode()
+    click.echo(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    if not os.environ.get("MASKLOOP_DEBUG"):
+        import warnings
+
+        warnings.simplefilter("ignore")  # other packages' warnings help nobody at a prompt
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; those of the process where left out.
+
+    Returns
+    -------
+    int
+        0 done, 1 a bug or a partial failure, 2 bad input or usage, 130 cancelled.
+    """
+    is_debug = bool(os.environ.get("MASKLOOP_DEBUG"))
+    try:
+        code = commands.main(arguments, prog_name="maskloop", standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return BAD_INPUT
+    except (Cancelled, KeyboardInterrupt, click.Abort) as error:
+        click.echo(str(error) or "stopped as asked", err=True)
+        return CANCELLED
+    except (MaskloopError, OSError, MemoryError) as error:
+        if is_debug:
+            raise
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has left
+            sys.stderr.close()
+            return DONE
+        click.echo(_words_of(error), err=True)
+        return BUG if isinstance(error, VerificationError) else BAD_INPUT
+    except Exception as error:
+        if is_debug:
+            raise
+        click.echo(
+            f"expected no failure here, got {type(error).__name__}: {error}; this is a bug: "
+            "run again with MASKLOOP_DEBUG=1 and report what it prints",
+            err=True,
+        )
+        return BUG
+
+
+def _words_of(error: BaseException) -> str:
+    if isinstance(error, MaskloopError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f" of {error.filename!r}" if error.filename else ""
+        reason = error.strerror or str(error) or type(error).__name__
+        return (
+            f"expected the system to allow the use{place}, got {reason!r}; "
+            "check the path, its permissions and the free space"
+        )
+    return "expected enough memory for this, got none left; close other programs or use a smaller image"
+
+
+# Options that several commands share
+
+
+def _json_option(function: F) -> F:
+    text = "Print one JSON object and nothing else on stdout."
+    return click.option("--json", "as_json", is_flag=True, help=text)(function)
+
+
+def _device_option(function: F) -> F:
+    text = "auto, cpu, cuda, cuda:N or mps."
+    return click.option("--device", default="auto", show_default=True, metavar="NAME", help=text)(
+        function
+    )
+
+
+def _image_option(function: F) -> F:
+    text = "The image the mask lies on."
+    return click.option("--image", type=click.Path(), help=text)(function)
+
+
+def _kind_option(function: F) -> F:
+    text = "What ids without a label table are; objects unless told."
+    return click.option("--as", "kind", type=click.Choice(["classes", "objects"]), help=text)(
+        function
+    )
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_example(
+        "maskloop demo -o demo",
+        "maskloop predict ct.nii.gz -m liver-tumour -o mask.nii.gz",
+    ),
+)
+@click.version_option(package_name="napari-maskloop", prog_name="maskloop")
+def commands() -> None:
+    """Load, predict, correct, export, fine-tune: segmentation masks that keep their place.
+
+    Research use, not a medical device. Exit codes: 0 done, 1 a bug or a partial failure, 2 bad
+    input or usage, 130 cancelled. MASKLOOP_DEBUG=1 shows tracebacks.
+    """
+
+
+# What is this, what is there
+
+
+@commands.command(epilog=_example("maskloop info ct.nii.gz --json"))
+@click.argument("path", type=click.Path())
+@_json_option
+def info(path: str, as_json: bool) -> None:
+    """Say what a file or a DICOM folder is: grid, spacing, orientation, range, labels."""
+    from maskloop.desk.check import info as look
+
+    with _working() as job:
+        found = look(path, job=job)
+    _answer(found, _lines(found), as_json=as_json)
+
+
+@commands.command(epilog=_example("maskloop models", "maskloop models --json"))
+@_json_option
+def models(as_json: bool) -> None:
+    """List the models: shipped, fetched, to be fetched, and your own."""
+    from maskloop.desk.catalogue import list_models
+
+    with _working():
+        found = list_models()
+    columns = ("name", "family", "task", "ndim", "labels", "licence", "size", "state")
+    _answer({"models": found}, _table(found, columns), as_json=as_json)
+
+
+@commands.command(epilog=_example("maskloop formats"))
+@_json_option
+def formats(as_json: bool) -> None:
+    """List the formats that can be read and written."""
+    from maskloop.desk.catalogue import list_formats
+
+    with _working():
+        found = list_formats()
+    _answer({"formats": found}, _table(found), as_json=as_json)
+
+
+@commands.command(epilog=_example("maskloop tools", "maskloop correct --tool grow --help"))
+@_json_option
+def tools(as_json: bool) -> None:
+    """List the tools that correct a mask."""
+    from maskloop.desk.catalogue import list_tools
+
+    with _working():
+        found = list_tools()
+    rows = [{k: v for k, v in row.items() if k != "parameters"} for row in found]
+    _answer({"tools": found}, _table(rows), as_json=as_json)
+
+
+@commands.group(epilog=_example("maskloop weights fetch liver-tumour"))
+def weights() -> None:
+    """Fetch, verify or list the weights of a model."""
+
+
+def _weights_command(name: str, text: str) -> None:
+    @weights.command(
+        name, help=text, short_help=text, epilog=_example(f"maskloop weights {name} liver-tumour")
+    )
+    @click.argument("model")
+    @_json_option
+    def command(model: str, as_json: bool) -> None:
+        from maskloop.desk import catalogue
+
+        with _working() as job:
+            if name == "fetch":
+                found = catalogue.weights_fetch(model, job=job)
+            elif name == "verify":
+                found = catalogue.weights_verify(model)
+            else:
+                found = catalogue.weights_list(model)
+        _answer({"model": model, "weights": found}, _table(found), as_json=as_json)
+
+
+_weights_command("fetch", "Download a model's weights and check their SHA-256.")
+_weights_command("verify", "Check the weights on disk against their SHA-256.")
+_weights_command("list", "Say where a model's weights come from and where they lie.")
+
+
+# The five verbs
+
+
+@commands.command(
+    epilog=_example(
+        "maskloop predict ct.nii.gz -m liver-tumour -o mask.nii.gz",
+        "maskloop predict scans/*.nii.gz -m liver-tumour -o masks --device cuda",
+    )
+)
+@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE...")
+@click.option("-m", "--model", required=True, help="Name of a model; see `maskloop models`.")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(), help="A file for one image, else a folder."
+)
+@_device_option
+@click.option("--overwrite", is_flag=True, help="Predict again what is finished already.")
+@_json_option
+def predict(
+    images: tuple[str, ...], model: str, out: str, device: str, overwrite: bool, as_json: bool
+) -> int:
+    """Segment images with a model and export the masks.
+
+    Many images load the model once; on a rerun the finished ones are skipped.
+    """
+    from maskloop.loop.predict import predict_all
+
+    for path in images:
+        if not Path(path).exists():
+            msg = f"expected an image at {path!r}, got nothing there; check the spelling"
+            raise MissingFileError(msg)
+    with _working() as job:
+        outcomes = predict_all(
+            list(images), model, out, device=device, job=job, overwrite=overwrite
+        )
+    found = [outcome.to_json() for outcome in outcomes]
+    text = "\n".join(outcome.to_text() for outcome in outcomes)
+    _answer({"model": model, "outcomes": found, "notes": job.notes}, text, as_json=as_json)
+    return DONE if all(outcome.is_done for outcome in outcomes) else BUG
+
+
+class _ToolCommand(click.Command):
+    """A command whose options are its own and those of the tool that ``--tool`` names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["maskloop.tool"] = _value_of(args, "--tool", "-t")
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        name = ctx.meta.get("maskloop.tool")
+        own = super().get_params(ctx)
+        if not name:
+            return own
+        from maskloop.desk.catalogue import tool_parameters
+
+        return [*own[:-1], *(_option_of(p) for p in tool_parameters(name)), own[-1]]
+
+
+def _value_of(args: Sequence[str], *flags: str) -> str | None:
+    for number, word in enumerate(args):
+        for flag in flags:
+            if word == flag and number + 1 < len(args):
+                return args[number + 1]
+            if word.startswith(f"{flag}="):
+                return word[len(flag) + 1 :]
+    return None
+
+
+def _option_of(parameter: Parameter) -> click.Option:
+    name = parameter.name.replace("_", "-")
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("from", parameter.minimum), ("to", parameter.maximum))
+        if bound is not None
+    ]
+    extra = [" ".join(bounds)] if bounds else []
+    if not parameter.is_required and parameter.default is not None:
+        default = parameter.default
+        shown = ("yes" if default else "no") if isinstance(default, bool) else default
+        extra.append(f"default: {shown}")
+    text = " ".join(
+        part
+        for part in (parameter.label.capitalize() + ".", parameter.help, f"[{'; '.join(extra)}]")
+        if part != "[]"
+    )
+    kinds: dict[type, Any] = {int: click.INT, float: click.FLOAT}  # Any: click's own types
+    if parameter.type is bool:
+        return click.Option(
+            [f"--{name}/--no-{name}", f"tool_{parameter.name}"], default=None, help=text
+        )
+    if parameter.choices:
+        kinds[parameter.type] = click.Choice([str(choice) for choice in parameter.choices])
+    return click.Option(
+        [f"--{name}", f"tool_{parameter.name}"],
+        type=kinds.get(parameter.type, click.STRING),
+        default=None,
+        required=parameter.is_required,
+        help=text,
+    )
+
+
+@commands.command(
+    cls=_ToolCommand,
+    epilog=_example(
+        "maskloop correct mask.nii.gz --tool islands --label tumour --smallest 50 -o better.nii.gz",
+        "maskloop correct --tool grow --help     (the flags of one tool)",
+        "maskloop tools                          (every tool)",
+    ),
+)
+@click.argument("mask", type=click.Path())
+@click.option("-t", "--tool", required=True, help="Name of a tool; see `maskloop tools`.")
+@click.option("-o", "--out", required=True, type=click.Path(), help="File to export to.")
+@click.option("--label", help="Name or id of the label to change, or `all`.")
+@_image_option
+@_kind_option
+@click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
+@click.option("--author", default="", help="Your name, kept with the change.")
+@_json_option
+def correct(
+    mask: str,
+    tool: str,
+    out: str,
+    label: str | None,
+    image: str | None,
+    kind: Any,  # Any: click checked that it is one of the two kinds
+    to: str | None,
+    author: str,
+    as_json: bool,
+    **flags: object,
+) -> None:
+    """Change one label of a mask with a tool and export the result.
+
+    The tool's own flags are shown by `maskloop correct --tool NAME --help`.
+    """
+    from maskloop.loop.correct import correct as change
+    from maskloop.loop.export import export as write
+    from maskloop.loop.load import load, load_mask
+
+    chosen = {
+        name.removeprefix("tool_"): value
+        for name, value in flags.items()
+        if name.startswith("tool_") and value is not None
+    }
+    with _working() as job:
+        pixels = load(image, job=job) if image else None
+        old = load_mask(mask, image=pixels, kind=kind, job=job)
+        done = change(
+            old, tool, image=pixels, label=label, parameters=chosen, author=author, job=job
+        )
+        receipt = write(done.mask, out, image=pixels, to=to, job=job)
+    found = {
+        "tool": tool,
+        "parameters": chosen,
+        "voxels": done.edit.voxels,
+        "notes": list(done.notes),
+        "receipt": receipt.to_json(),
+    }
+    _answer(found, "\n".join([*done.notes, receipt.to_text()]), as_json=as_json)
+
+
+@commands.command(
+    epilog=_example(
+        "maskloop export mask.nii.gz --image photo.png -o mask.json",
+        "maskloop export cells.png --as objects --to coco -o cells.json",
+    )
+)
+@click.argument("mask", type=click.Path())
+@click.option(
+    "-o", "--out", required=True, type=click.Path(), help="Its suffix chooses the format."
+)
+@_image_option
+@click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
+@_kind_option
+@_json_option
+def export(
+    mask: str,
+    out: str,
+    image: str | None,
+    to: str | None,
+    kind: Any,  # Any: click checked that it is one of the two kinds
+    as_json: bool,
+) -> None:
+    """Write a mask in another format, read it back, and replace OUT only if it is the same."""
+    from maskloop.loop.export import export as write
+
+    with _working() as job:
+        receipt = write(mask, out, image=image, to=to, kind=kind, job=job)
+    _answer(receipt.to_json(), receipt.to_text(), as_json=as_json)
+
+
+@commands.command(
+    epilog=_example(
+        "maskloop train a.nii.gz=a_mask.nii.gz b.nii.gz=b_mask.nii.gz c.nii.gz=c_mask.nii.gz \\",
+        "    --base phantom-liver --name my-liver --steps 200",
+    )
+)
+@click.argument("cases", nargs=-1, required=True, metavar="CASE...")
+@click.option("--base", required=True, help="A model, or FAMILY[:VARIANT] to start from nothing.")
+@click.option("--name", required=True, help="Name of the new model.")
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps; chosen if left out.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+@_device_option
+@_json_option
+def train(
+    cases: tuple[str, ...],
+    base: str,
+    name: str,
+    steps: int | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Fine-tune a model on corrected masks; the result is a new model in the list.
+
+    CASE is IMAGE=MASK, or one folder of pairs.
+    """
+    from maskloop.loop.train import train as teach
+
+    with _working() as job:
+        report = teach(_cases(cases), base, name, steps=steps, seed=seed, device=device, job=job)
+    _answer(report.to_json(), report.to_text(), as_json=as_json)
+
+
+def _cases(words: Sequence[str]) -> Path | list[tuple[Path, Path]]:
+    """Return one folder, or pairs split at the ``=`` that leaves an existing image before it."""
+    if len(words) == 1 and Path(words[0]).is_dir():
+        return Path(words[0])
+    pairs = []
+    for word in words:
+        cuts = [at for at, letter in enumerate(word) if letter == "="]
+        if not cuts:
+            msg = (
+                f"expected IMAGE=MASK or one folder of pairs, got {word!r}; write the mask's path "
+                "after ="
+            )
+            raise InputError(msg)
+        at = next((cut for cut in cuts if Path(word[:cut]).exists()), cuts[0])
+        pairs.append((Path(word[:at]), Path(word[at + 1 :])))
+    return pairs
+
+
+# Beside the verbs
+
+
+@commands.command(epilog=_example("maskloop score predicted.nii.gz truth.nii.gz --json"))
+@click.argument("predicted", type=click.Path())
+@click.argument("truth", type=click.Path())
+@_kind_option
+@_json_option
+def score(predicted: str, truth: str, kind: Any, as_json: bool) -> None:  # Any: checked by click
+    """Compare a mask with the truth: per label Dice, HD95, surface Dice, volumes."""
+    from maskloop.desk.check import score as compare
+
+    with _working() as job:
+        found = compare(predicted, truth, job=job)
+    _answer(found, _lines(found), as_json=as_json)
+
+
+@commands.command(epilog=_example("maskloop demo -o demo"))
+@click.option("-o", "--out", type=click.Path(), default="maskloop-demo", show_default=True)
+@_json_option
+def demo(out: str, as_json: bool) -> None:
+    """Run the whole loop on pictures made here, offline, in under two minutes."""
+    from maskloop.desk.demo import demo as show
+
+    with _working() as job:
+        found = show(out, job=job)
+    _answer(found.to_json(), found.to_text(), as_json=as_json)
+
+
+@commands.command(epilog=_example("maskloop doctor"))
+@_json_option
+def doctor(as_json: bool) -> None:
+    """Say what works on this machine, and the exact command that repairs what does not."""
+    from maskloop.desk.doctor import doctor as examine
+
+    with _working():
+        found = examine()
+    _answer(found, _lines(found), as_json=as_json)
+
+
+@commands.command(epilog=_example("maskloop gui", "maskloop gui ct.nii.gz mask.nii.gz"))
+@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH...]")
+def gui(paths: tuple[str, ...]) -> int:
+    """Open napari with the maskloop panel and these files."""
+    import importlib.util
+    import subprocess
+
+    for path in paths:
+        if not Path(path).exists():
+            msg = f"expected a file or folder at {path!r}, got nothing there; check the spelling"
+            raise MissingFileError(msg)
+    bindings = ("PySide6", "PyQt6", "PyQt5")
+    if importlib.util.find_spec("napari") is None or not any(
+        map(importlib.util.find_spec, bindings)
+    ):
+        msg = (
+            "expected napari and a Qt binding for the window, got neither or one of them; "
+            f"run: {sys.executable} -m pip install 'napari-maskloop[all]'"
+        )
+        raise MissingExtraError(msg)
+    command = [sys.executable, "-m", "napari", *map(os.path.abspath, paths)]
+    if paths:
+        command += ["--plugin", "napari-maskloop"]
+    return subprocess.call([*command, "--with", "napari-maskloop", "maskloop"])
+
+
+# Values as text
+
+
+def _lines(value: Mapping[str, Any], indent: int = 0) -> str:  # Any: JSON-ready values
+    """Return a mapping as ``key  value`` lines; rows of mappings as tables below their key."""
+    width = max((len(str(key)) for key in value), default=0)
+    pad = " " * indent
+    lines = []
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry:
+            lines += [f"{pad}{key}", _lines(entry, indent + 2)]
+        elif isinstance(entry, list) and entry and all(isinstance(row, dict) for row in entry):
+            table = _table(entry).splitlines()
+            lines += [f"{pad}{key}", *(f"{pad}  {line}" for line in table)]
+        else:
+            lines.append(f"{pad}{key!s:<{width}}  {_plain(entry)}")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:  # Any: as above
+    """Return rows in aligned columns; those named and present, else those of the first row."""
+    if not rows:
+        return "none"
+    heads = [name for name in columns if name in rows[0]] or list(rows[0])
+    cells = [heads, *([_plain(row.get(name)) for name in heads] for row in rows)]
+    widths = [min(48, max(len(line[i]) for line in cells)) for i in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _plain(value: Any) -> str:  # Any: JSON-ready values
+    if value is None or value == "" or value == [] or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(entry) for entry in value)
+    return str(value)
