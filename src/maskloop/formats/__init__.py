@@ -46,7 +46,8 @@ def by_suffix(path: Path) -> tuple[str, str] | None:
     """
     name = path.name.lower()
     # Our own table first: looking for entry points reads every installed package's metadata.
-    for table in ({n: ends for n, (_, ends) in _TABLE.items()}, suffixes()):
+    for listed in (lambda: {n: ends for n, (_, ends) in _TABLE.items()}, suffixes):
+        table = listed()
         fits = [(len(e), n, e) for n, ends in table.items() for e in ends if name.endswith(e)]
         if fits:
             return max(fits)[1:]

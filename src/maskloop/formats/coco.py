@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -220,7 +221,8 @@ def _categories(labels: LabelTable, header: CocoHeader) -> list[_Entry]:
             for r in rows
         ]
     wanted = sorted({r.category or r.name for r in labels.values()} - set(known))
-    free = iter(_free_ids({int(c["id"]) for c in known.values()}))
+    taken = {int(c["id"]) for c in known.values()}
+    free = (n for n in count(1) if n not in taken)
     fresh = {name: next(free) for name in wanted}
     found = [dict(c) for c in header.categories]
     for name, number in fresh.items():
@@ -229,10 +231,6 @@ def _categories(labels: LabelTable, header: CocoHeader) -> list[_Entry]:
             {"id": number, "name": name, "supercategory": "", "color": colour, "isthing": 1}
         )
     return sorted(found, key=lambda c: int(c["id"]))
-
-
-def _free_ids(taken: set[int]) -> Sequence[int]:
-    return [n for n in range(1, len(taken) + 65536) if n not in taken]
 
 
 def _rgb(colour: str) -> list[int]:

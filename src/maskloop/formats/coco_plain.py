@@ -11,6 +11,8 @@ References
 from __future__ import annotations
 
 import json
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,69 +25,68 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_NUMBER = re.compile(rb"[P-o]*[0-O]")  # characters with the sixth bit, then one without
+
+
 def read(path: Path) -> Evidence:
     """Return the label picture and the names by id of a file with one image; checks every field."""
     content = json.loads(path.read_bytes())
     (image,) = content["images"]
     height, width = image["height"], image["width"]
+    annotations = content["annotations"]
     categories = {c["id"]: c["name"] for c in content["categories"]}
     is_classes = content["info"]["maskloop"]["kind"] == "classes"
     names: dict[int, str] = dict(categories) if is_classes else {}
-    flat = np.zeros(height * width, dtype=np.uint32)
-    seen: set[int] = set()
-    for annotation in content["annotations"]:
+    for annotation in annotations:
         number = annotation["id"]
-        if number < 1 or number in seen or annotation["image_id"] != image["id"]:
-            msg = f"expected unique annotation ids from 1 in {path.name}, got {number!r}; the old file was kept"
-            raise VerificationError(msg)
-        seen.add(number)
-        if annotation["segmentation"]["size"] != [height, width]:
-            msg = f"expected run lengths of size {[height, width]} in {path.name}, got {annotation['segmentation']['size']!r}; the old file was kept"
-            raise VerificationError(msg)
-        _paint(flat, annotation, height, path)
         named = f"{categories[annotation['category_id']]} {number}"
         if not is_classes:
             names[number] = annotation.get("attributes", {}).get("name", named)
-    return Evidence(flat.reshape(width, height).T, None, names)
+        if annotation["segmentation"]["size"] != [height, width]:
+            _refuse(path, f"run lengths of size {[height, width]}", annotation["segmentation"])
+    numbers = [a["id"] for a in annotations]
+    if len(set(numbers)) != len(numbers) or any(a["image_id"] != image["id"] for a in annotations):
+        _refuse(path, "unique annotation ids, all of one image", numbers[:9])
+    ids = _painted(annotations, height, width, path)
+    return Evidence(ids, None, names)
 
 
-def _paint(flat: npt.NDArray[Any], annotation: dict[str, Any], height: int, path: Path) -> None:
-    at, area = 0, 0
-    left = top = 1 << 60
-    right = bottom = -1
-    for place, length in enumerate(_lengths(annotation["segmentation"]["counts"])):
-        if place % 2 and length:
-            last = at + length - 1
-            flat[at : last + 1] = annotation["id"]
-            area += length
-            left, right = min(left, at // height), max(right, last // height)
-            if at // height == last // height:
-                top, bottom = min(top, at % height), max(bottom, last % height)
-            else:
-                top, bottom = 0, height - 1
-        at += length
-    box = [left, top, right - left + 1, bottom - top + 1]
-    if at != flat.size or area != annotation["area"] or box != annotation["bbox"]:
-        msg = (
-            f"expected annotation {annotation['id']} of {path.name} to cover {annotation['area']} "
-            f"pixels in {annotation['bbox']}, got {area} in {box}; the old file was kept"
-        )
-        raise VerificationError(msg)
+def _painted(
+    annotations: list[dict[str, Any]], height: int, width: int, path: Path
+) -> npt.NDArray[Any]:
+    """Paint pixel by pixel along the rows, where the writer counted down the columns."""
+    size = height * width
+    flat = np.zeros(size, dtype=np.min_scalar_type(max((a["id"] for a in annotations), default=0)))
+    for annotation in annotations:
+        lengths = np.array(_lengths(annotation["segmentation"]["counts"]))
+        stops = np.cumsum(lengths)[1::2]
+        sizes = lengths[1::2]
+        # Numbers of all pixels of the runs: each run counts up to its own end.
+        pixels = np.arange(sizes.sum()) + np.repeat(stops - np.cumsum(sizes), sizes)
+        x, y = np.divmod(pixels, height)
+        box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+        found = (int(lengths.sum()), len(pixels), [float(n) for n in box])
+        meant = (size, annotation["area"], annotation["bbox"])
+        if found != meant:
+            _refuse(path, f"pixels, area and box {meant} of annotation {annotation['id']}", found)
+        flat[y * width + x] = annotation["id"]
+    return flat.reshape(height, width)
 
 
 def _lengths(text: str) -> list[int]:
     lengths: list[int] = []
-    value = shift = 0
-    for letter in text.encode("ascii"):
-        chunk = letter - 48
-        value |= (chunk & 31) << shift
-        shift += 5
-        if chunk & 32:
-            continue
-        if chunk & 16:
-            value -= 1 << shift
-        if len(lengths) > 2:
-            value += lengths[-2]
-        lengths.append(value)
-        value = shift = 0
+    for letters in _NUMBER.findall(text.encode("ascii")):
+        length = _value(letters)
+        lengths.append(length + lengths[-2] if len(lengths) > 2 else length)
     return lengths
+
+
+@lru_cache(maxsize=65536)
+def _value(letters: bytes) -> int:
+    value = sum((letter - 48 & 31) << (5 * place) for place, letter in enumerate(letters))
+    return value - (1 << (5 * len(letters))) if letters[-1] - 48 & 16 else value
+
+
+def _refuse(path: Path, expected: str, got: object) -> None:
+    msg = f"expected {expected} in {path.name}, got {got!r}; the old file was kept"
+    raise VerificationError(msg)
