@@ -199,8 +199,39 @@ class ModelCard:
 
     @property
     def size(self) -> int:
-        """Bytes of all weights together; a publisher's rounded figure where no exact one is known."""
+        """Bytes of all weights; a publisher's rounded figure where no exact one is known."""
         return sum(w.size or int(w.source.get("about", 0)) for w in self.weights)
+
+    def why_not(self, *, ndim: int, channels: int = 1, frames: int = 1, name: str = "image") -> str:
+        """Return in words why the network cannot be shown such an image; empty if it can.
+
+        A volume may go slice by slice into a 2D network (unless its family refuses: parameter
+        ``slices``); a picture may not go into a 3D one. RGB and grey are converted.
+        """
+        msg = ""
+        if frames > 1:
+            msg = (
+                f"expected one point in time for model {self.name!r}, got {frames} frames in "
+                f"{name!r}; choose one frame"
+            )
+        elif ndim < self.ndim:
+            msg = (
+                f"expected a volume (z, y, x) for model {self.name!r}, got the picture {name!r}; "
+                f"choose a 2D model"
+            )
+        elif ndim > self.ndim and not self.parameters.get("slices", True):
+            msg = (
+                f"expected a picture (y, x) for model {self.name!r}, got the volume {name!r}; "
+                f"choose one slice"
+            )
+        elif channels not in (1, self.channels) and not (
+            channels in (3, 4) and self.channels in (1, 3)
+        ):
+            msg = (
+                f"expected {self.channels} channel(s) for model {self.name!r}, got {channels} in "
+                f"{name!r}; choose one channel"
+            )
+        return msg
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Return JSON-ready fields; those at their defaults are left out."""

@@ -68,30 +68,16 @@ def _flipped(values: npt.NDArray[Any], flips: Sequence[bool]) -> npt.NDArray[Any
 
 
 def require_usable(image: Image, card: ModelCard) -> None:
-    """Raise `InputError` unless the network of `card` can be shown `image`.
-
-    A volume may go into a 2D network (slice by slice); a picture into a 3D one may not.
-    """
-    if image.has_time:
-        msg = (
-            f"expected one point in time for model {card.name!r}, got {image.frames} frames in "
-            f"{image.name!r}; choose one frame"
-        )
-        raise InputError(msg)
-    if image.geometry.ndim < card.ndim:
-        msg = (
-            f"expected a volume (z, y, x) for model {card.name!r}, got {image.name!r} of shape "
-            f"{image.geometry.shape}; choose a 2D model"
-        )
-        raise InputError(msg)
-    if image.channels not in (1, card.channels) and not (
-        image.channels in (3, 4) and card.channels in (1, 3)
-    ):
-        msg = (
-            f"expected {card.channels} channel(s) for model {card.name!r}, got {image.channels} in "
-            f"{image.name!r}; choose one channel"
-        )
-        raise InputError(msg)
+    """Raise `InputError` unless the network of `card` can be shown `image`; see `why_not`."""
+    words = card.why_not(
+        ndim=image.geometry.ndim,
+        channels=image.channels,
+        # A time axis of one frame still is an axis the network does not know.
+        frames=image.frames + int(image.has_time),
+        name=image.name,
+    )
+    if words:
+        raise InputError(words)
 
 
 def fit_channels(image: Image, channels: int) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
@@ -346,7 +332,7 @@ class DenseFamily:
         from maskloop.ops.device import run_ladder
 
         def attempt(rung: Rung) -> npt.NDArray[Any]:
-            network.to(rung.device.torch)
+            network.to(rung.device.torch).eval()
             return tiling.predict_labels(
                 data,
                 lambda images: self.logits(network, images),

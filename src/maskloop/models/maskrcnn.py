@@ -102,7 +102,8 @@ class MaskRCNNFamily:
     """Mask R-CNN; stateless.
 
     `card.parameters`: ``shortest``, ``longest`` (800, 1333: sides of the picture in the network),
-    ``detections`` (300), ``least_score`` (0.5), ``proposals`` (1000), ``outputs`` (class outputs of
+    ``detections`` (300), ``least_score`` (0.5), ``proposals`` (1000), ``slices``
+    (False: volumes are refused), ``outputs`` (class outputs of
     the network where they are not the labels plus one: then a label's id is its output).
     """
 
@@ -134,6 +135,7 @@ class MaskRCNNFamily:
                 "longest": 1333,
                 "detections": 300,
                 "least_score": 0.5,
+                "slices": False,
                 "patch": [512, 512],
                 "heads": ["roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"],
             },
@@ -179,7 +181,7 @@ class MaskRCNNFamily:
         """Return one id an object on the image's grid, overlaps settled by score."""
         from maskloop.ops.device import autocast, ladder, run_ladder
 
-        _require_picture(image, card)
+        require_usable(image, card)
         data, notes = _normalised(image)
         resized = _resized(torch.from_numpy(data), card)
 
@@ -216,7 +218,7 @@ class MaskRCNNFamily:
         """
         job.check()
         mask.require_on(image)
-        _require_picture(image, card)
+        require_usable(image, card)
         ids, categories, ignored = _objects_of(mask, card)
         if ignored is not None:
             reviewed = ~ignored if reviewed is None else reviewed & ~ignored
@@ -272,16 +274,6 @@ def _as(kind: type[nn.Module], plain: nn.Module) -> nn.Module:
     careful = kind.__new__(kind)
     careful.__dict__.update(plain.__dict__)
     return careful
-
-
-def _require_picture(image: Image, card: ModelCard) -> None:
-    if image.geometry.ndim == 3:
-        msg = (
-            f"expected a picture (y, x) for model {card.name!r}, got the volume {image.name!r} of "
-            f"shape {image.geometry.shape}; choose one slice"
-        )
-        raise InputError(msg)
-    require_usable(image, card)
 
 
 def _normalised(image: Image) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:

@@ -79,10 +79,11 @@ def _inside(folder: Path, path: str) -> Path:
 
 def present(card: ModelCard) -> bool:
     """Whether all files of the card are there, by name and size; `paths` looks at the content."""
-    return bool(card.weights) and all(_is_there(card, weight) for weight in card.weights)
+    return bool(card.weights) and all(is_there(card, weight) for weight in card.weights)
 
 
-def _is_there(card: ModelCard, weight: WeightFile) -> bool:
+def is_there(card: ModelCard, weight: WeightFile) -> bool:
+    """Whether a file of the card is there, by name and size."""
     path = location(card, weight)
     return path.is_file() and (not weight.size or path.stat().st_size == weight.size)
 
@@ -283,6 +284,14 @@ def _offline(card: ModelCard, weight: WeightFile, origin: str, target: Path) -> 
         f"forbids downloads; bring {origin} (sha256 {weight.sha256}) from another machine and run: "
         f"maskloop weights fetch {card.name} --from FILE"
     )
+
+
+def origin(weight: WeightFile) -> str:
+    """Return in a word or two where a file comes from; loads no torch."""
+    found = weight.source[weight.kind]
+    if weight.kind == "wheel":
+        return f"wheel {found['requirement']}, {found['member']}"
+    return {"package": "shipped", "file": "this computer"}.get(weight.kind, str(found))
 
 
 def _url(weight: WeightFile) -> str:
