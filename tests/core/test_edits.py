@@ -56,7 +56,9 @@ def test_the_box_is_found_in_chunks_too(monkeypatch):
 def test_a_record_gives_the_edit_back(pair):
     before, after = pair
     tables = (LabelTable.classes(["liver"]), LabelTable([Label(1, "Leber", locked=True)]))
-    edit = Edit.between(before, after, labels=tables, tool="brush", author="Ada", words="Pinsel \u00e4")
+    edit = Edit.between(
+        before, after, labels=tables, tool="brush", author="Ada", words="Pinsel \u00e4"
+    )
     assert Edit.from_bytes(edit.to_bytes()) == edit
 
 

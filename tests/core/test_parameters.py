@@ -13,7 +13,9 @@ def tool(
     image=None,
     *,
     label: int,
-    size: Annotated[float, {"min": 0.5, "max": 20, "label": "size (mm)", "tooltip": "How big."}] = 2.0,
+    size: Annotated[
+        float, {"min": 0.5, "max": 20, "label": "size (mm)", "tooltip": "How big."}
+    ] = 2.0,
     way: Annotated[Literal["up", "down"], {"label": "way"}] = "up",
     count: Annotated[int, {"min": 1}] = 1,
     keep_largest: bool = True,
@@ -99,7 +101,9 @@ def test_given_values_are_checked_and_the_rest_are_defaults():
 
 
 def test_unknown_and_missing_values_are_named():
-    with pytest.raises(UnknownNameError, match="parameter of tool, got 'sise'; choose one of: count"):
+    with pytest.raises(
+        UnknownNameError, match="parameter of tool, got 'sise'; choose one of: count"
+    ):
         checked_values(parameters_of(tool), {"sise": 1}, of="tool")
     with pytest.raises(InputError, match="value for must of tool, got none"):
         checked_values(parameters_of(tool), {}, of="tool")
