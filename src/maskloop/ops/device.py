@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import platform
 import re
 import subprocess
@@ -319,6 +320,11 @@ def ladder(
     if device.kind != "cpu":
         rungs.extend(Rung(CPU, rung.batch, rung.tile) for rung in (rungs[0], rungs[-1]))
     return list(dict.fromkeys(rungs))
+
+
+def spare_a_core() -> None:
+    """Leave one core to the program that draws the window; without it, it stutters."""
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
 
 
 def run_ladder(rungs: Sequence[Rung], attempt: Callable[[Rung], T], job: Job | None = None) -> T:
