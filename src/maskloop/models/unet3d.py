@@ -63,7 +63,7 @@ class UNet3D(nn.Module):
         Features at full resolution.
     """
 
-    def __init__(self, channels: int, classes: int, *, width: int = 12) -> None:
+    def __init__(self, channels: int, classes: int, *, width: int = 8) -> None:
         super().__init__()
         widths = [width, 2 * width, 4 * width, 8 * width]
         pairs = list(itertools.pairwise(widths))
@@ -87,7 +87,8 @@ class UNet3D(nn.Module):
         return scores
 
 
-_WIDTHS = {"small": 12, "wide": 16}
+# Multiples of 8: a CPU pads the channels of a convolution to whole vectors.
+_WIDTHS = {"small": 8, "wide": 16}
 
 
 class UNet3DFamily(DenseFamily):
@@ -113,9 +114,10 @@ class UNet3DFamily(DenseFamily):
             spacing=(3.0, 3.0, 3.0),
             sources=("doi:10.1007/978-3-319-46723-8_49", "doi:10.1007/978-3-319-24574-4_28"),
             parameters={
+                "width": _WIDTHS[variant],
                 "orientation": "SAR",
                 "normalise": {"clip": [-150, 250], "mean": 50, "std": 100},
-                "patch": [48, 48, 48],
+                "patch": [40, 40, 40],
                 "tile": [64, 64, 64],
                 "multiple": 8,
                 "batch": 4,
@@ -125,9 +127,7 @@ class UNet3DFamily(DenseFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights."""
-        width = _WIDTHS.get(card.variant or "small")
-        if width is None:
-            raise UnknownNameError.of("variant of unet3d", card.variant, list(_WIDTHS))
+        width = int(card.parameters.get("width", _WIDTHS["small"]))
         return UNet3D(card.channels, len(card.labels) + 1, width=width)
 
     def load(self, card: ModelCard, files: Mapping[str, Path]) -> nn.Module:
