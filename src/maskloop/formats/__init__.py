@@ -30,9 +30,13 @@ def get(name: str) -> Format:
     return found
 
 
+def _own_suffixes() -> dict[str, tuple[str, ...]]:
+    return {name: ends for name, (_, ends) in _TABLE.items()}
+
+
 def suffixes() -> dict[str, tuple[str, ...]]:
     """Return the suffixes of every format; only formats of other packages are imported."""
-    ours = {name: ends for name, (_, ends) in _TABLE.items()}
+    ours = _own_suffixes()
     return {name: ours.get(name) or get(name).suffixes for name in FORMATS}
 
 
@@ -46,7 +50,7 @@ def by_suffix(path: Path) -> tuple[str, str] | None:
     """
     name = path.name.lower()
     # Our own table first: looking for entry points reads every installed package's metadata.
-    for listed in (lambda: {n: ends for n, (_, ends) in _TABLE.items()}, suffixes):
+    for listed in (_own_suffixes, suffixes):
         table = listed()
         fits = [(len(e), n, e) for n, ends in table.items() for e in ends if name.endswith(e)]
         if fits:

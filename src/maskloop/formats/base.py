@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import shutil
-import tempfile
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,16 +16,16 @@ from maskloop.core.labels import Kind, LabelTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from maskloop.core.geometry import Geometry
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.core.mask import Mask
+from maskloop.formats.swap import Swap, words
 
 SIDECAR = ".labels.json"
 RECEIPT = ".receipt.json"
-
-_MODE_LOCK = threading.Lock()
 
 
 class ReadImage(Protocol):
@@ -332,7 +326,7 @@ def reading(path: Path) -> Iterator[None]:
         if error.errno is None:  # libraries raise bare OSErrors for damaged content
             raise
         msg = (
-            f"expected to read {str(path)!r}, but the system answered {_words(error)!r}; "
+            f"expected to read {str(path)!r}, but the system answered {words(error)!r}; "
             f"check its permissions and the disk"
         )
         raise StorageError(msg) from error
@@ -377,7 +371,7 @@ def write_verified(
         msg = f"expected a format that can hold masks, got {format.name!r}; choose another one"
         raise InputError(msg)
     planned = format.plan(mask, suffix=suffix)
-    with _Swap(path, suffix) as swap:
+    with Swap(path, suffix) as swap:
         job.report("write", 0, 3)
         main = swap.file(path)
         format.write_mask(planned.mask, main, suffix=suffix, target=path)
@@ -390,7 +384,10 @@ def write_verified(
             text = table_bytes(planned.mask.labels)
             side.write_bytes(text)
             if side.read_bytes() != text:
-                msg = f"expected the label table of {path.name} to read back as written, got other bytes; check the disk"
+                msg = (
+                    f"expected the label table of {path.name} to read back as written, got other "
+                    "bytes; check the disk"
+                )
                 raise VerificationError(msg)
             hashes[sidecar_of(path).name] = _sha256(side)
         receipt = Receipt(
@@ -437,14 +434,17 @@ def _compare(planned: Planned, evidence: Evidence, path: Path) -> float | None:
     """Return the worst corner in mm; raise `VerificationError` at the first difference."""
     meant, found = planned.mask.data, evidence.ids
     if [n for n in found.shape if n > 1] != [n for n in meant.shape if n > 1]:
-        msg = f"expected {path.name} to read back with shape {meant.shape}, got {found.shape}; the old file was kept"
+        msg = (
+            f"expected {path.name} to read back with shape {meant.shape}, got {found.shape}; the "
+            "old file was kept"
+        )
         raise VerificationError(msg)
     found = found.reshape(meant.shape)
     if not np.array_equal(found, meant):
         first = tuple(int(n) for n in np.argwhere(found != meant)[0])
         msg = (
-            f"expected {path.name} to read back as written, got {int((found != meant).sum())} other "
-            f"voxels, the first at index {first} ({found[first]!r} for {meant[first]!r}); "
+            f"expected {path.name} to read back as written, got {int((found != meant).sum())} "
+            f"other voxels, the first at index {first} ({found[first]!r} for {meant[first]!r}); "
             f"the old file was kept"
         )
         raise VerificationError(msg)
@@ -458,7 +458,10 @@ def _compare_labels(meant: LabelTable, found: Mapping[int, str] | None, path: Pa
     wrong = [(i, n, found.get(i)) for i, n in meant.names.items() if found.get(i) != n]
     if wrong:
         number, name, other = wrong[0]
-        msg = f"expected label {number} of {path.name} to read back as {name!r}, got {other!r}; the old file was kept"
+        msg = (
+            f"expected label {number} of {path.name} to read back as {name!r}, got {other!r}; "
+            "the old file was kept"
+        )
         raise VerificationError(msg)
 
 
@@ -467,7 +470,10 @@ def _compare_grids(meant: Geometry | None, found: Geometry | None, path: Path) -
         return None
     if found is None or found.shape != meant.shape:
         shape = None if found is None else found.shape
-        msg = f"expected {path.name} to read back on a grid of shape {meant.shape}, got {shape}; the old file was kept"
+        msg = (
+            f"expected {path.name} to read back on a grid of shape {meant.shape}, got {shape}; "
+            "the old file was kept"
+        )
         raise VerificationError(msg)
     corners = meant.corners()
     gaps = np.linalg.norm(found.corners() - corners, axis=1)
@@ -487,127 +493,3 @@ def _compare_grids(meant: Geometry | None, found: Geometry | None, path: Path) -
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class _Swap:
-    """Temporary files beside their targets that replace them all, or vanish."""
-
-    def __init__(self, path: Path, suffix: str) -> None:
-        self._path = path
-        self._suffix = suffix
-        self._pairs: list[tuple[Path, Path]] = []
-
-    def __enter__(self) -> _Swap:
-        folder = self._path.parent
-        if not folder.is_dir():
-            msg = (
-                f"expected a folder {str(folder)!r} to write {self._path.name!r} into, "
-                f"got nothing there; create it first"
-            )
-            raise StorageError(msg)
-        return self
-
-    def file(self, target: Path) -> Path:
-        """Return an empty private file that `commit` will move onto `target`."""
-        if target.exists() and not target.is_file():
-            msg = f"expected {str(target)!r} to be a file that can be replaced, got a folder or device; choose another name"
-            raise StorageError(msg)
-        # A link stays a link: what it points to is replaced.
-        real = Path(os.path.realpath(target))
-        ending = self._suffix if target == self._path else "".join(target.suffixes[-1:])
-        handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=ending, dir=real.parent)
-        os.close(handle)
-        self._pairs.append((Path(name), real))
-        return Path(name)
-
-    def commit(self) -> None:
-        """Flush every file to the disk and move all onto their targets, or none."""
-        for temporary, target in self._pairs:
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.chmod(temporary, _mode_for(target))
-        begun: list[tuple[Path, Path, Path | None]] = []
-        try:
-            for temporary, target in self._pairs:
-                begun.append((temporary, target, _keep(target)))
-                os.replace(temporary, target)
-        except BaseException:
-            for temporary, target, kept in reversed(begun):
-                _put_back(target, kept, is_moved=not temporary.exists())
-            raise
-        for _, _, kept in begun:
-            if kept is not None:
-                kept.unlink(missing_ok=True)
-        _sync_folder(self._path.parent)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        for temporary, _ in self._pairs:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, (StorageError, MissingFileError)):
-            msg = (
-                f"expected to write {str(self._path)!r}, but the system answered {_words(error)!r}; "
-                f"{_advice(error)}; what was there before is unchanged"
-            )
-            raise StorageError(msg) from error
-
-
-def _keep(target: Path) -> Path | None:
-    """Return a second name (or a copy) of an existing file, so that it can be put back."""
-    if not target.exists():
-        return None
-    handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=".old", dir=target.parent)
-    os.close(handle)
-    kept = Path(name)
-    kept.unlink()
-    try:
-        os.link(target, kept)
-    except OSError:  # a file system without links
-        try:
-            shutil.copy2(target, kept)
-        except OSError:
-            kept.unlink(missing_ok=True)
-            raise
-    return kept
-
-
-def _put_back(target: Path, kept: Path | None, *, is_moved: bool) -> None:
-    if not is_moved:
-        if kept is not None:
-            kept.unlink(missing_ok=True)
-    elif kept is not None:
-        os.replace(kept, target)
-    else:
-        target.unlink(missing_ok=True)
-
-
-def _mode_for(target: Path) -> int:
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    with _MODE_LOCK:
-        mask = os.umask(0o077)
-        os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems refuse to sync a folder
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
-
-
-def _advice(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space or write elsewhere"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "choose a folder you may write to"
-    return "check the folder and the disk"

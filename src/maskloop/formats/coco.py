@@ -86,7 +86,7 @@ def read_mask(
     InputError
         If the file holds several images and none is chosen.
     """
-    content = _parse(path)
+    content = parse(path)
     shown = _chosen(content, image, entry, path)
     shape = _size_of(shown, path)
     header = CocoHeader(
@@ -251,7 +251,8 @@ def _file_name(mask: Mask, header: CocoHeader, target: Path) -> str:
         return source.name
 
 
-def _parse(path: Path) -> _Entry:
+def parse(path: Path) -> _Entry:
+    """Return the JSON of a COCO file, or raise `FormatError`."""
     import orjson
 
     with reading(path):
@@ -259,10 +260,16 @@ def _parse(path: Path) -> _Entry:
     try:
         content = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        msg = f"expected JSON in {path.name}, got {raw[:20]!r} ({error}); check that the file is whole"
+        msg = (
+            f"expected JSON in {path.name}, got {raw[:20]!r} ({error}); check that the file is "
+            "whole"
+        )
         raise FormatError(msg) from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        msg = f"expected COCO instances in {path.name}, got JSON without a list of images; choose the annotations file"
+        msg = (
+            f"expected COCO instances in {path.name}, got JSON without a list of images; choose "
+            "the annotations file"
+        )
         raise FormatError(msg)
     return content
 
@@ -289,7 +296,10 @@ def _chosen(
         return dict(images[0])
     asked = entry if entry is not None else (image.name if image is not None else "none chosen")
     listed = ", ".join(list(names)[:8]) + (" ..." if len(names) > 8 else "")
-    msg = f"expected one of the {len(images)} images of {path.name}, got {asked!r}; choose from: {listed}"
+    msg = (
+        f"expected one of the {len(images)} images of {path.name}, got {asked!r}; choose from: "
+        f"{listed}"
+    )
     raise InputError(msg)
 
 
@@ -300,7 +310,10 @@ def _size_of(shown: Mapping[str, Any], path: Path) -> tuple[int, int]:
         height = width = 0
     if height < 1 or width < 1 or height * width > 2**34:
         size = (shown.get("height"), shown.get("width"))
-        msg = f"expected height and width of the image in {path.name}, got {size!r}; repair the image entry"
+        msg = (
+            f"expected height and width of the image in {path.name}, got {size!r}; repair the "
+            "image entry"
+        )
         raise FormatError(msg)
     return height, width
 
@@ -321,7 +334,8 @@ def _objects(
     with_shape = [a for a in annotations if a.get("segmentation")]
     if len(with_shape) < len(annotations):
         job.say(
-            f"{len(annotations) - len(with_shape)} annotations of {path.name} have no shape: left out"
+            f"{len(annotations) - len(with_shape)} annotations of {path.name} have no shape: "
+            f"left out"
         )
     names = {c.get("id"): str(c.get("name", c.get("id"))) for c in content.get("categories", ())}
     runs = _runs_of(with_shape, shape, path)
@@ -348,7 +362,10 @@ def _runs_of(
     packed = [a["segmentation"] for a in annotations if isinstance(a["segmentation"], dict)]
     for segment in packed:
         if list(segment.get("size", ())) != list(shape) or "counts" not in segment:
-            msg = f"expected run lengths of size {list(shape)} in {path.name}, got {segment.get('size')!r}; the picture's height comes first"
+            msg = (
+                f"expected run lengths of size {list(shape)} in {path.name}, got "
+                f"{segment.get('size')!r}; the picture's height comes first"
+            )
             raise FormatError(msg)
     try:
         decoded = iter(outlines.decode([s["counts"] for s in packed], size))
@@ -424,7 +441,10 @@ def _class_row(
     number: object, name: str, categories: Sequence[Mapping[str, Any]], path: Path
 ) -> Label:
     if not isinstance(number, int) or number < 1:
-        msg = f"expected category ids of at least 1 in {path.name}, got {number!r}; read it as objects instead"
+        msg = (
+            f"expected category ids of at least 1 in {path.name}, got {number!r}; read it as "
+            "objects instead"
+        )
         raise FormatError(msg)
     listed = next((c for c in categories if c.get("id") == number), {"name": name})
     return _class_label(number, listed)

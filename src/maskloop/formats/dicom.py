@@ -140,7 +140,10 @@ def _collected(path: Path, job: Job) -> list[_Slice]:
     if path.is_dir():
         if not found:
             held = f"{len(files)} other files" if files else "an empty folder"
-            msg = f"expected DICOM images in {path.name!r}, got {held}; choose the folder of one series"
+            msg = (
+                f"expected DICOM images in {path.name!r}, got {held}; choose the folder of one "
+                "series"
+            )
             raise FormatError(msg)
         return found
     own = next((s for s in found if s.path == path), None)
@@ -163,7 +166,7 @@ def _headers(files: list[Path], job: Job) -> list[_Slice]:
 
 def _header(path: Path) -> _Slice | None:
     """Return a file's header: by our own scan where it is plain, else by pydicom."""
-    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  (Path.open costs as much again)
+    with open(path, "rb", buffering=0) as stream:
         head = stream.read(_HEAD)
         if not _is_dicom(head):
             return None
@@ -241,7 +244,10 @@ def _by_pydicom(path: Path) -> _Slice | None:
             KeyError,
             EOFError,
         ) as error:
-            msg = f"expected a whole DICOM file, got {path.name}: {type(error).__name__}; copy the file again"
+            msg = (
+                f"expected a whole DICOM file, got {path.name}: {type(error).__name__}; copy the "
+                "file again"
+            )
             raise FormatError(msg) from error
     return _Slice(path, texts, words, None)
 
@@ -270,7 +276,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _one_series(found: list[_Slice], path: Path) -> list[_Slice]:
-    """Return the slices if they are one series of one orientation and size; else name what is there."""
+    """Return the slices if they are one series; else name the series that are there."""
     groups: dict[tuple[object, ...], list[_Slice]] = {}
     for one in found:
         direction = tuple(round(n, 3) for n in one.numbers("orientation"))
@@ -309,13 +315,22 @@ def _require_plain(one: _Slice) -> None:
     elif one.words.get("bits") not in (8, 16, 32):
         odd = f"{one.words.get('bits', 0)} bits a pixel"
     if odd:
-        msg = f"expected one gray slice a file, got {odd} in {one.path.name}; convert the series to NIfTI first"
+        msg = (
+            f"expected one gray slice a file, got {odd} in {one.path.name}; convert the series "
+            "to NIfTI first"
+        )
         raise FormatError(msg)
     if len(one.numbers("position")) != 3 or len(one.numbers("orientation")) != 6:
-        msg = f"expected the position and orientation of every slice, got none in {one.path.name}; such a series has no place in space"
+        msg = (
+            f"expected the position and orientation of every slice, got none in {one.path.name}; "
+            "such a series has no place in space"
+        )
         raise GeometryError(msg)
     if len(one.numbers("spacing")) != 2 or min(one.numbers("spacing")) <= 0:
-        msg = f"expected the pixel spacing of every slice, got {one.texts.get('spacing', '')!r} in {one.path.name}; such a series has no size"
+        msg = (
+            f"expected the pixel spacing of every slice, got {one.texts.get('spacing', '')!r} in "
+            f"{one.path.name}; such a series has no size"
+        )
         raise GeometryError(msg)
 
 
@@ -324,7 +339,10 @@ def _stacked(slices: list[_Slice], job: Job) -> tuple[Affine, list[_Slice]]:
     right, down = np.array(slices[0].numbers("orientation")).reshape(2, 3)
     normal = np.cross(right, down)
     if not np.isclose(np.linalg.norm(normal), 1, atol=1e-3) or abs(right @ down) > 1e-3:
-        msg = f"expected two orthogonal unit vectors as orientation, got {slices[0].texts['orientation']!r}; the header is damaged"
+        msg = (
+            "expected two orthogonal unit vectors as orientation, got "
+            f"{slices[0].texts['orientation']!r}; the header is damaged"
+        )
         raise GeometryError(msg)
     places = np.array([one.numbers("position") for one in slices])
     order = np.argsort(places @ normal, kind="stable")
@@ -344,7 +362,10 @@ def _step(
     if len(slices) == 1:
         stated = slices[0].numbers("between") or slices[0].numbers("thickness")
         if not stated or stated[0] <= 0:
-            msg = "expected several slices or a slice thickness, got one slice without; its depth is not known"
+            msg = (
+                "expected several slices or a slice thickness, got one slice without; its depth "
+                "is not known"
+            )
             raise GeometryError(msg)
         job.say(f"one slice only: its depth of {stated[0]:g} mm is what the header states")
         return normal * stated[0]
@@ -374,7 +395,10 @@ def _step(
         raise GeometryError(msg)
     off = np.linalg.norm(places - places[0] - np.outer(np.arange(len(places)), step), axis=1)
     if off.max() > max(0.05 * usual, 0.05):
-        msg = f"expected slices in one line, got one {off.max():.2f} mm beside it; the series is bent or mixed"
+        msg = (
+            f"expected slices in one line, got one {off.max():.2f} mm beside it; the series is "
+            "bent or mixed"
+        )
         raise GeometryError(msg)
     return np.asarray(step)
 
@@ -424,11 +448,14 @@ def _pixels(slices: list[_Slice], job: Job) -> npt.NDArray[Any]:
 
 
 def _read_into(plane: npt.NDArray[Any], one: _Slice) -> None:
-    with open(one.path, "rb", buffering=0) as stream:  # noqa: PTH123  (Path.open costs as much again)
+    with open(one.path, "rb", buffering=0) as stream:
         stream.seek(one.offset or 0, os.SEEK_SET)
         count = stream.readinto(plane.reshape(-1).view(np.uint8).data)
     if count != plane.nbytes:
-        msg = f"expected {plane.nbytes} bytes of pixels in {one.path.name}, got {count}; the file was cut short: copy it again"
+        msg = (
+            f"expected {plane.nbytes} bytes of pixels in {one.path.name}, got {count}; the file "
+            "was cut short: copy it again"
+        )
         raise FormatError(msg)
 
 
@@ -451,10 +478,16 @@ def _decoded(one: _Slice) -> npt.NDArray[Any]:
             )
             raise MissingExtraError(msg) from error
         except (ValueError, AttributeError, KeyError, EOFError, OSError) as error:
-            msg = f"expected whole pixels in {one.path.name}, got {type(error).__name__}: {error}; copy the file again"
+            msg = (
+                f"expected whole pixels in {one.path.name}, got {type(error).__name__}: {error}; "
+                "copy the file again"
+            )
             raise FormatError(msg) from error
     if pixels.shape != one.shape:
-        msg = f"expected pixels of shape {one.shape} in {one.path.name}, got {pixels.shape}; convert the series first"
+        msg = (
+            f"expected pixels of shape {one.shape} in {one.path.name}, got {pixels.shape}; "
+            "convert the series first"
+        )
         raise FormatError(msg)
     return pixels
 
@@ -475,7 +508,7 @@ def _rescaled(data: npt.NDArray[Any], scales: list[tuple[float, float]]) -> npt.
     if set(scales) == {(1.0, 0.0)} and data.dtype.itemsize == 1:
         return data
     is_narrow = -32768 <= low and high <= 32767
-    if is_narrow and data.dtype.itemsize == 2 and {s for s, _ in scales} == {1.0}:
+    if is_narrow and data.dtype.itemsize == 2 and all(s == 1 for s, _ in scales):
         # Arithmetic modulo 2**16 is exact here, because the results fit.
         narrow = data.view("<i2")
         for plane, (_, intercept) in zip(narrow, scales, strict=True):

@@ -100,7 +100,10 @@ def read_mask(
     stored = _open(path, job)
     found = _image_of(stored, path)
     if found.has_channels:
-        msg = f"expected one label id a voxel in {path.name}, got {found.channels} channels; choose a label file"
+        msg = (
+            f"expected one label id a voxel in {path.name}, got {found.channels} channels; "
+            "choose a label file"
+        )
         raise FormatError(msg)
     try:
         ids = as_ids(found.data)
@@ -140,14 +143,19 @@ def write_mask(mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
             stream.write(b"".join(parts))
             stream.write(voxels.reshape(-1).data)
         return
-    from isal import igzip
-
+    packer = _gzip_writer()
     with (
         path.open("wb") as raw,
-        igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
+        packer(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
         packed.write(b"".join(parts))
         packed.write(voxels.reshape(-1).data)
+
+
+def _gzip_writer() -> Any:  # Any: isal is untyped
+    from isal import igzip
+
+    return igzip.IGzipFile
 
 
 def reread(path: Path, *, suffix: str) -> Evidence:
@@ -174,7 +182,10 @@ def _open(path: Path, job: Job) -> _Stored:
     needed = offset + _data_size(header, path.name)
     content = _inflate(raw, needed, path.name) if raw[:2] == b"\x1f\x8b" else bytearray(raw)
     if len(content) < needed:
-        msg = f"expected {needed} bytes in {path.name}, got {len(content)}; the file was cut short: copy it again"
+        msg = (
+            f"expected {needed} bytes in {path.name}, got {len(content)}; the file was cut "
+            "short: copy it again"
+        )
         raise FormatError(msg)
     return _Stored(header, version, content, offset, path.name)
 
@@ -199,8 +210,7 @@ def _version_of(start: bytes) -> int | None:
 
 
 def _parse_header(start: bytes, version: int, name: str) -> Any:  # Any: nibabel is untyped
-    import nibabel
-
+    nibabel = _nibabel()
     kinds = {1: nibabel.Nifti1Header, 2: nibabel.Nifti2Header}
     try:
         header = kinds[version](start[: kinds[version].sizeof_hdr], check=False)
@@ -208,18 +218,33 @@ def _parse_header(start: bytes, version: int, name: str) -> Any:  # Any: nibabel
         header.get_data_shape()
         int(header["vox_offset"])
     except (nibabel.spatialimages.HeaderDataError, ValueError, OverflowError, KeyError) as error:
-        msg = f"expected a NIfTI header that makes sense in {name}, got {error}; the file is damaged: copy it again"
+        msg = (
+            f"expected a NIfTI header that makes sense in {name}, got {error}; the file is "
+            "damaged: copy it again"
+        )
         raise FormatError(msg) from error
     return header
+
+
+def _nibabel() -> Any:  # Any: nibabel is untyped
+    import nibabel
+
+    return nibabel
 
 
 def _data_size(header: Any, name: str) -> int:  # Any: nibabel is untyped
     shape = header.get_data_shape()
     if not 2 <= len(shape) <= 5 or any(n < 1 for n in shape):
-        msg = f"expected 2 to 5 axes of at least 1 voxel in {name}, got {tuple(shape)}; extract one volume first"
+        msg = (
+            f"expected 2 to 5 axes of at least 1 voxel in {name}, got {tuple(shape)}; extract "
+            "one volume first"
+        )
         raise FormatError(msg)
     if header.get_data_dtype().kind == "c" or header.get_data_dtype().itemsize > 8:
-        msg = f"expected real numbers of at most 64 bits in {name}, got {header.get_data_dtype()}; convert the file first"
+        msg = (
+            f"expected real numbers of at most 64 bits in {name}, got {header.get_data_dtype()}; "
+            "convert the file first"
+        )
         raise FormatError(msg)
     return math.prod(int(n) for n in shape) * int(header.get_data_dtype().itemsize)
 
@@ -227,7 +252,10 @@ def _data_size(header: Any, name: str) -> int:  # Any: nibabel is untyped
 def _inflate(raw: bytes, needed: int, name: str) -> bytearray:
     """Return the inflated bytes; one shot where the file is one gzip member, as nearly all are."""
     if needed > _RATIO * len(raw):
-        msg = f"expected at least {needed // _RATIO} bytes in {name}, got {len(raw)}; the file was cut short: copy it again"
+        msg = (
+            f"expected at least {needed // _RATIO} bytes in {name}, got {len(raw)}; the file was "
+            "cut short: copy it again"
+        )
         raise FormatError(msg)
     import deflate
 
@@ -257,10 +285,16 @@ def _inflate_in_parts(raw: bytes, needed: int, name: str) -> bytearray:
                 if "CRC" in str(error) or "length" in str(error).lower():
                     raise
     except (OSError, EOFError, zlib.error) as error:
-        msg = f"expected {needed} bytes in {name}, got {filled} before the gzip data broke off ({error}); copy the file again"
+        msg = (
+            f"expected {needed} bytes in {name}, got {filled} before the gzip data broke off "
+            f"({error}); copy the file again"
+        )
         raise FormatError(msg) from error
     if filled < needed:
-        msg = f"expected {needed} bytes in {name}, got {filled}; the file was cut short: copy it again"
+        msg = (
+            f"expected {needed} bytes in {name}, got {filled}; the file was cut short: copy it "
+            "again"
+        )
         raise FormatError(msg)
     return content
 
@@ -291,7 +325,10 @@ def _axes(stored: _Stored) -> tuple[npt.NDArray[Any], bool, bool]:
     has_channels = bool(extra)
     if data.ndim - extra == 5:
         if data.shape[0] > 1 and extra:
-            msg = f"expected one value an axis in {stored.name}, got vectors of colours {shape}; extract one volume first"
+            msg = (
+                f"expected one value an axis in {stored.name}, got vectors of colours {shape}; "
+                "extract one volume first"
+            )
             raise FormatError(msg)
         has_channels = has_channels or data.shape[0] > 1
         data = data[0] if data.shape[0] == 1 else np.moveaxis(data, 0, -1)
@@ -317,9 +354,14 @@ def _scaled(data: npt.NDArray[Any], header: Any) -> npt.NDArray[Any]:  # Any: ni
         kind = np.result_type(*(np.min_scalar_type(e) for e in (*ends, -1)))
         if kind.kind == "i":
             wide = np.promote_types(kind, np.int16)
-            return data.astype(wide) * wide.type(int(slope)) + wide.type(int(inter))
-    wanted = np.float64 if data.dtype.itemsize > 4 else np.float32
-    return data.astype(wanted) * wanted(slope) + wanted(inter)
+            whole: npt.NDArray[Any] = data.astype(wide)
+            whole *= wide.type(int(slope))
+            whole += wide.type(int(inter))
+            return whole
+    scaled: npt.NDArray[Any] = data.astype(np.float64 if data.dtype.itemsize > 4 else np.float32)
+    scaled *= scaled.dtype.type(slope)
+    scaled += scaled.dtype.type(inter)
+    return scaled
 
 
 def _kept_header(stored: _Stored) -> NiftiHeader:
@@ -366,8 +408,7 @@ def _stated_affine(header: Any) -> Affine:  # Any: nibabel is untyped
 
 
 def _qform(header: Any) -> Affine | None:  # Any: nibabel is untyped
-    import nibabel
-
+    nibabel = _nibabel()
     try:
         return np.asarray(header.get_qform(), dtype=np.float64)
     except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
@@ -390,8 +431,7 @@ def _pixels_in_mm(geometry: Geometry) -> Geometry:
 
 def _new_header(mask: Mask) -> Any:  # Any: nibabel is untyped
     """Return a header that holds the grid and its codes, and no text of the source's."""
-    import nibabel
-
+    nibabel = _nibabel()
     kept = mask.header if isinstance(mask.header, NiftiHeader) else None
     is_large = max(mask.data.shape) > 32767
     version = 2 if is_large or (kept is not None and kept.version == 2) else 1

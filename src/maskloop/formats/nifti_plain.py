@@ -49,7 +49,10 @@ def read(path: Path) -> Evidence:
     version = {348: 1, 540: 2}.get(struct.unpack_from("<i", content)[0])
     magic = content[344:348] if version == 1 else content[4:8]
     if version is None or magic not in (b"n+1\0", b"n+2\0"):
-        msg = f"expected {path.name} to read back as NIfTI, got {content[:8]!r}; the old file was kept"
+        msg = (
+            f"expected {path.name} to read back as NIfTI, got {content[:8]!r}; the old file was "
+            "kept"
+        )
         raise VerificationError(msg)
     get = {
         field: struct.unpack_from("<" + places[version - 1][1], content, places[version - 1][0])
@@ -85,7 +88,10 @@ def _ids(content: bytes, get: dict[str, Any], path: Path) -> npt.NDArray[Any]:
     kind = np.dtype("<" + _TYPES[get["datatype"][0]])
     start, count = int(get["vox_offset"][0]), math.prod(dims)
     if len(content) != start + count * kind.itemsize:
-        msg = f"expected {start + count * kind.itemsize} bytes in {path.name}, got {len(content)}; the old file was kept"
+        msg = (
+            f"expected {start + count * kind.itemsize} bytes in {path.name}, got {len(content)}; "
+            "the old file was kept"
+        )
         raise VerificationError(msg)
     return np.frombuffer(content, kind, count, start).reshape(dims, order="F").T
 

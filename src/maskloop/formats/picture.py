@@ -128,7 +128,10 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     grid, highest = mask.geometry, int(mask.data.max(initial=0))
     ids = _one_slice(mask.data)
     if ids.ndim > (2 if suffix == ".png" else 3):
-        msg = f"expected {'(y, x)' if suffix == '.png' else '([z,] y, x)'} for {suffix}, got shape {ids.shape}; write .nii.gz instead"
+        msg = (
+            f"expected {'(y, x)' if suffix == '.png' else '([z,] y, x)'} for {suffix}, got shape "
+            f"{ids.shape}; write .nii.gz instead"
+        )
         raise InputError(msg)
     if highest > (65535 if suffix == ".png" else 2**32 - 1):
         msg = f"expected ids up to 65535 for {suffix}, got {highest}; write .tif or .nii.gz instead"
@@ -182,12 +185,18 @@ def _pillow(path: Path) -> Iterator[Any]:  # Any: Pillow's class is imported on 
             with PIL.Image.open(path) as picture:
                 yield picture
         except PIL.Image.DecompressionBombError as error:
-            msg = f"expected a picture of at most 179 million pixels, got {path.name} ({error}); save it as TIFF"
+            msg = (
+                f"expected a picture of at most 179 million pixels, got {path.name} ({error}); "
+                "save it as TIFF"
+            )
             raise FormatError(msg) from error
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
             if isinstance(error, (FormatError, InputError)) or getattr(error, "errno", None):
                 raise
-            msg = f"expected a whole PNG, JPEG or TIFF, got {path.name}: {error}; copy the file again or convert it"
+            msg = (
+                f"expected a whole PNG, JPEG or TIFF, got {path.name}: {error}; copy the file "
+                "again or convert it"
+            )
             raise FormatError(msg) from error
 
 
@@ -215,7 +224,10 @@ def _read_pillow(path: Path, job: Job, *, as_ids: bool = False) -> npt.NDArray[A
     if data.dtype == bool:
         return data.astype(np.uint8) * (1 if as_ids else 255)
     if as_ids and depth in ((2, 0), (4, 0)):
-        return data // (255 // (2 ** depth[0] - 1))  # Pillow stretches few-bit grays to 0..255
+        stretched: npt.NDArray[Any] = data // (
+            255 // (2 ** depth[0] - 1)
+        )  # as Pillow stretches few bits
+        return stretched
     if data.dtype == np.int32 and depth[0] == 16:
         return data.astype(np.uint16)
     return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
@@ -282,7 +294,10 @@ def _read_tiff(path: Path) -> tuple[npt.NDArray[Any], Geometry, bool, bool]:
         zlib.error,
     ) as error:
         if "imagecodecs" not in str(error):
-            msg = f"expected a whole TIFF, got {path.name}: {error}; copy the file again or convert it"
+            msg = (
+                f"expected a whole TIFF, got {path.name}: {error}; copy the file again or "
+                "convert it"
+            )
             raise FormatError(msg) from error
         data, axes, steps = _pages_by_pillow(path), "", None
         axes = {2: "YX", 3: "IYX" if data.shape[-1] not in (3, 4) else "YXS", 4: "IYXS"}[data.ndim]
@@ -309,11 +324,17 @@ def _ordered(
         if role == "z" and role in roles and "t" not in roles:
             role = "t"
         if role in roles:
-            msg = f"expected ([t,] [z,] y, x [, c]) in {path.name}, got axes {axes} {data.shape}; split the file first"
+            msg = (
+                f"expected ([t,] [z,] y, x [, c]) in {path.name}, got axes {axes} {data.shape}; "
+                "split the file first"
+            )
             raise FormatError(msg)
         roles[role] = at
     if "y" not in roles or "x" not in roles:
-        msg = f"expected a picture in {path.name}, got axes {axes} {data.shape}; convert the file first"
+        msg = (
+            f"expected a picture in {path.name}, got axes {axes} {data.shape}; convert the file "
+            "first"
+        )
         raise FormatError(msg)
     kept = [roles[r] for r in "tzyxc" if r in roles]
     single = [at for at in range(data.ndim) if at not in kept]

@@ -71,7 +71,10 @@ def export(
     job = job or Job()
     out = Path(out)
     if out.is_dir():
-        msg = f"expected a file name to write to, got the folder {str(out)!r}; add a name such as mask.nii.gz"
+        msg = (
+            f"expected a file name to write to, got the folder {str(out)!r}; add a name such as "
+            "mask.nii.gz"
+        )
         raise StorageError(msg)
     chosen, suffix = format_to_write(out, to)
     on = load(image, job=job) if isinstance(image, (str, Path)) else image

@@ -87,7 +87,10 @@ def load_mask(
     path = Path(path)
     found = format_of(path)
     if found.read_mask is None:
-        msg = f"expected a mask, got {path.name} ({found.title}), which holds images only; choose a label file"
+        msg = (
+            f"expected a mask, got {path.name} ({found.title}), which holds images only; choose "
+            "a label file"
+        )
         raise InputError(msg)
     with reading(path):
         mask = found.read_mask(path, image=image, entry=entry, kind=kind, job=job or Job())

@@ -237,7 +237,10 @@ def _uncompressed(texts: Sequence[bytes]) -> list[npt.NDArray[np.int64]]:
         return [np.zeros(0, dtype=np.int64) for _ in texts]
     is_end = (letters & 32) == 0
     if letters.min() < 0 or letters.max() > 63 or not all(is_end[e - 1] for e in text_ends if e):
-        msg = "expected compressed run lengths, got other characters; the file is damaged or of another dialect"
+        msg = (
+            "expected compressed run lengths, got other characters; the file is damaged or of "
+            "another dialect"
+        )
         raise FormatError(msg)
     stops = np.flatnonzero(is_end) + 1
     begins = np.concatenate(([0], stops[:-1]))

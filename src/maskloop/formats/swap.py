@@ -1,0 +1,143 @@
+"""Several files replaced together, only when all are right; else none is touched."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from maskloop.core.errors import MissingFileError, StorageError
+
+_MODE_LOCK = threading.Lock()
+
+
+class Swap:
+    """Temporary files beside their targets that replace them all, or vanish."""
+
+    def __init__(self, path: Path, suffix: str) -> None:
+        self._path = path
+        self._suffix = suffix
+        self._pairs: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> Swap:
+        folder = self._path.parent
+        if not folder.is_dir():
+            msg = (
+                f"expected a folder {str(folder)!r} to write {self._path.name!r} into, "
+                f"got nothing there; create it first"
+            )
+            raise StorageError(msg)
+        return self
+
+    def file(self, target: Path) -> Path:
+        """Return an empty private file that `commit` will move onto `target`."""
+        if target.exists() and not target.is_file():
+            msg = (
+                f"expected {str(target)!r} to be a file that can be replaced, got a folder or "
+                "device; choose another name"
+            )
+            raise StorageError(msg)
+        # A link stays a link: what it points to is replaced.
+        real = Path(os.path.realpath(target))
+        ending = self._suffix if target == self._path else "".join(target.suffixes[-1:])
+        handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=ending, dir=real.parent)
+        os.close(handle)
+        self._pairs.append((Path(name), real))
+        return Path(name)
+
+    def commit(self) -> None:
+        """Flush every file to the disk and move all onto their targets, or none."""
+        for temporary, target in self._pairs:
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.chmod(temporary, _mode_for(target))
+        begun: list[tuple[Path, Path, Path | None]] = []
+        try:
+            for temporary, target in self._pairs:
+                begun.append((temporary, target, _keep(target)))
+                os.replace(temporary, target)
+        except BaseException:
+            for temporary, target, kept in reversed(begun):
+                _put_back(target, kept, is_moved=not temporary.exists())
+            raise
+        for _, _, kept in begun:
+            if kept is not None:
+                kept.unlink(missing_ok=True)
+        _sync_folder(self._path.parent)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for temporary, _ in self._pairs:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, (StorageError, MissingFileError)):
+            msg = (
+                f"expected to write {str(self._path)!r}, but the system answered {words(error)!r}; "
+                f"{_advice(error)}; what was there before is unchanged"
+            )
+            raise StorageError(msg) from error
+
+
+def _keep(target: Path) -> Path | None:
+    """Return a second name (or a copy) of an existing file, so that it can be put back."""
+    if not target.exists():
+        return None
+    handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=".old", dir=target.parent)
+    os.close(handle)
+    kept = Path(name)
+    kept.unlink()
+    try:
+        os.link(target, kept)
+    except OSError:  # a file system without links
+        try:
+            shutil.copy2(target, kept)
+        except OSError:
+            kept.unlink(missing_ok=True)
+            raise
+    return kept
+
+
+def _put_back(target: Path, kept: Path | None, *, is_moved: bool) -> None:
+    if not is_moved:
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+    elif kept is not None:
+        os.replace(kept, target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def _mode_for(target: Path) -> int:
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    with _MODE_LOCK:
+        mask = os.umask(0o077)
+        os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems refuse to sync a folder
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def words(error: OSError) -> str:
+    """Return what the system said, in its words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space or write elsewhere"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a folder you may write to"
+    return "check the folder and the disk"
