@@ -26,6 +26,7 @@ KEY = "maskloop"
 # Superior, posterior, left: right-handed, so that napari's 3D view is no mirror image.
 SHOWN = "SPL"
 OTHER_LABELS = "#b0b0b0"
+PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 Pixels = npt.NDArray[Any]  # Any: pixel types are chosen at run time
 Layer = Any  # Any: napari layers are untyped
@@ -159,9 +160,14 @@ class Capture:
         raise InputError(msg)
 
 
-def image_layers(image: Image) -> list[LayerData]:
+def bare(layer: Layer) -> Layer:
+    """Return the layer itself where napari hands a plugin a proxy of it."""
+    return getattr(layer, "__wrapped__", layer)
+
+
+def image_layers(image: Image, *, name: str | None = None) -> list[LayerData]:
     """Return layer data for an image: one layer, or one a channel where they are no colours."""
-    name = image.name
+    name = name or image.name
     is_colour = image.channels in (3, 4) and image.data.dtype.kind in "uf"
     if image.has_channels and not is_colour:
         return [
@@ -241,7 +247,7 @@ def blank_like(layer: Layer, table: LabelTable, name: str) -> LayerData:
     """Return an empty Labels layer over an image layer, its place and units copied."""
     place = replace(placement_of(layer), labels=table)
     options = {"name": name, "metadata": {KEY: place}, **layout_of(layer), **appearance(table)}
-    return np.zeros(_shape(layer), dtype=_paint_dtype(table)), options, "labels"
+    return np.zeros(shape_of(layer), dtype=_paint_dtype(table)), options, "labels"
 
 
 def layout_of(layer: Layer) -> dict[str, Any]:  # Any: keyword arguments of napari layers
@@ -249,14 +255,13 @@ def layout_of(layer: Layer) -> dict[str, Any]:  # Any: keyword arguments of napa
 
     All of it, always: layers in other units than their neighbours are drawn 1000 times too large.
     """
-    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-    return {name: getattr(layer, name) for name in names}
+    return {name: getattr(layer, name) for name in PLACING}
 
 
 def placement_of(layer: Layer) -> Placement:
     """Return where a layer's voxels truly lie; for a foreign layer, as its scale says."""
     own = layer.metadata.get(KEY)
-    shape = _shape(layer)
+    shape = shape_of(layer)
     if isinstance(own, Placement) and shape[own.lead :] == own.shape:
         return own
     names = [str(n).lower() for n in layer.axis_labels]
@@ -296,7 +301,8 @@ def _array(layer: Layer) -> Any:  # Any: numpy, dask, zarr: whatever indexes lik
     return layer.data[0] if layer.multiscale else layer.data
 
 
-def _shape(layer: Layer) -> tuple[int, ...]:
+def shape_of(layer: Layer) -> tuple[int, ...]:
+    """Return a layer's shape without colours, of its finest level."""
     return tuple(int(n) for n in _array(layer).shape[: layer.ndim])
 
 
@@ -323,10 +329,34 @@ def image_of(layer: Layer, *, frame: Frame = (), channel: int | None = None) -> 
 def same_grid(layer: Layer, other: Layer) -> bool:
     """Whether two layers show arrays of one shape at one place."""
     return (
-        _shape(layer) == _shape(other)
+        shape_of(layer) == shape_of(other)
         and np.allclose(layer.scale, other.scale, rtol=1e-4)
         and np.allclose(layer.translate, other.translate, rtol=1e-4, atol=1e-3)
     )
+
+
+def frames_of(layer: Layer) -> tuple[str, ...]:
+    """Return the names of the axes before the spatial ones: time, or another plugin's channels."""
+    return tuple(str(name) for name in layer.axis_labels[: placement_of(layer).lead])
+
+
+def is_ct(layer: Layer) -> bool:
+    """Whether an image layer's values look like Hounsfield units, by a sample of one plane."""
+    if layer.rgb:
+        return False
+    plane = _array(layer)[tuple(n // 2 for n in shape_of(layer)[:-2])]
+    return looks_like_ct(np.asarray(plane[::4, ::4]))
+
+
+def words_of(layer: Layer) -> str:
+    """Return a layer's size in words, such as ``96 x 128 x 128 at 3 x 2.8 x 2.8 mm``."""
+    place = placement_of(layer)
+    size = " x ".join(map(str, shape_of(layer)))
+    if place.geometry.unit == "px":
+        return f"{size} pixels"
+    steps = [place.geometry.spacing[axis] for axis in place.axes]
+    known = ", size taken from the layer's scale" if place.is_guessed else ""
+    return f"{size} at {' x '.join(f'{step:.3g}' for step in steps)} mm{known}"
 
 
 def image_behind(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
@@ -353,10 +383,10 @@ def labels_placement(layer: Layer, image_layer: Layer | None = None) -> tuple[Pl
         note = "its place is unknown: it is written with the scale of the layer"
         is_vague = place.is_guessed and place.geometry.ndim == 3
         return place, f"{layer.name!r} belongs to no image; {note}" if is_vague else ""
-    if _shape(layer) != _shape(image_layer):
+    if shape_of(layer) != shape_of(image_layer):
         msg = (
-            f"expected labels {layer.name!r} of shape {_shape(image_layer)}, as its image "
-            f"{image_layer.name!r}, got {_shape(layer)}; choose its own image"
+            f"expected labels {layer.name!r} of shape {shape_of(image_layer)}, as its image "
+            f"{image_layer.name!r}, got {shape_of(layer)}; choose its own image"
         )
         raise GeometryError(msg)
     note = ""
@@ -365,15 +395,52 @@ def labels_placement(layer: Layer, image_layer: Layer | None = None) -> tuple[Pl
     return replace(placement_of(image_layer), labels=place.labels), note
 
 
-def mask_of(
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelsCapture:
+    """A copy of a Labels layer's ids; taken in the GUI thread, made a mask in any other.
+
+    Parameters
+    ----------
+    ids : array
+        As the layer shows them.
+    placement : Placement
+    frame : tuple of int
+        As for `capture`.
+    note : str
+        What is uncertain about the place; empty where nothing is.
+    """
+
+    ids: Pixels
+    placement: Placement
+    frame: Frame = ()
+    note: str = ""
+
+    def mask(self) -> Mask:
+        """Return the mask on the true grid.
+
+        Raises
+        ------
+        InputError
+            If ids are negative.
+        """
+        place = self.placement
+        ids = as_ids(self.ids, highest=max(place.labels, default=0))
+        lead = place.lead - len(self.frame)
+        if lead < 0:
+            return Mask(ids, Geometry.pixels(ids.shape), place.labels, place.source)
+        data = np.ascontiguousarray(place.restored(ids, lead=lead))
+        return Mask(data, place.geometry, place.labels, place.source, place.header)
+
+
+def capture_labels(
     layer: Layer, image_layer: Layer | None = None, *, frame: Frame = ()
-) -> tuple[Mask, str]:
-    """Return a copy of a Labels layer as a mask on the true grid, and a notice or "".
+) -> LabelsCapture:
+    """Copy a Labels layer of any plugin for a worker.
 
     Parameters
     ----------
     layer : napari.layers.Labels
-        Of any plugin; ids of any integer type.
+        Ids of any integer type.
     image_layer : napari.layers.Image, optional
         Gives the grid where the labels do not know theirs.
     frame : tuple of int
@@ -381,20 +448,20 @@ def mask_of(
 
     Raises
     ------
-    InputError
-        If ids are negative.
     GeometryError
         If the image has another shape than the labels.
     """
     place, note = labels_placement(layer, image_layer)
-    table = table_of(layer)
-    ids = _array(layer)[frame] if frame else _array(layer)
-    ids = as_ids(np.array(ids), highest=max(table, default=0))
-    lead = place.lead - len(frame)
-    if lead < 0:
-        return Mask(ids, Geometry.pixels(ids.shape), table, place.source), note
-    data = np.ascontiguousarray(place.restored(ids, lead=lead))
-    return Mask(data, place.geometry, table, place.source, place.header), note
+    ids = np.array(_array(layer)[tuple(frame)] if frame else _array(layer))
+    return LabelsCapture(ids, replace(place, labels=table_of(layer)), tuple(frame), note)
+
+
+def mask_of(
+    layer: Layer, image_layer: Layer | None = None, *, frame: Frame = ()
+) -> tuple[Mask, str]:
+    """Return a copy of a Labels layer as a mask on the true grid, and a notice or ""."""
+    seen = capture_labels(layer, image_layer, frame=frame)
+    return seen.mask(), seen.note
 
 
 def table_of(layer: Layer) -> LabelTable:
@@ -461,6 +528,11 @@ def apply_ids(layer: Layer, ids: Pixels, *, frame: Frame = (), since: Pixels | N
     return int(where[0].size)
 
 
+def highest_id(layer: Layer) -> int:
+    """Return the largest id that a Labels layer's integer type can hold."""
+    return int(np.iinfo(layer.dtype).max) if np.dtype(layer.dtype).kind in "iu" else 1
+
+
 def holds(layer: Layer, table: Mapping[int, Label]) -> bool:
     """Whether a Labels layer's integer type has room for all ids of a table."""
-    return max(table, default=0) <= np.iinfo(layer.data.dtype).max
+    return max(table, default=0) <= highest_id(layer)

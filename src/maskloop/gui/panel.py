@@ -1,0 +1,74 @@
+"""The dock: five sections, one a verb, over one line of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import napari.viewer
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from maskloop.gui.host import Host
+from maskloop.gui.section import Section
+from maskloop.gui.sections.correct import CorrectSection
+from maskloop.gui.sections.export import ExportSection
+from maskloop.gui.sections.load import LoadSection
+from maskloop.gui.sections.predict import PredictSection
+from maskloop.gui.sections.train import TrainSection
+from maskloop.gui.upright import Upright
+
+_STYLE = """
+#maskloop_header { font-weight: bold; border: none; padding: 4px; text-align: left; }
+#maskloop_main { font-weight: bold; padding: 5px; }
+"""
+
+
+class Panel(QWidget):
+    """Load, predict, correct, export, train.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Given by napari, which looks for this very annotation.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.setStyleSheet(_STYLE)
+        self.host = Host(viewer)
+        self.load = LoadSection(self.host)
+        self.predict = PredictSection(self.host)
+        self.correct = CorrectSection(self.host)
+        self.export = ExportSection(self.host)
+        self.train = TrainSection(self.host)
+        self._upright = Upright(viewer)
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(2, 2, 2, 2)
+        column.setSpacing(2)
+        for section in self.sections:
+            column.addWidget(section)
+        column.addStretch(1)
+        self.area = QScrollArea()
+        self.area.setWidgetResizable(True)
+        self.area.setFrameShape(QFrame.Shape.NoFrame)
+        self.area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.area.setWidget(inside)
+        rows = QVBoxLayout(self)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.addWidget(self.area, 1)
+        rows.addWidget(self.host)
+        self.setMinimumWidth(300)
+        host, parts, upright = self.host, self.sections, self._upright
+        self.destroyed.connect(lambda: _release(host, parts, upright))
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The five parts, in the order of the loop."""
+        return self.load, self.predict, self.correct, self.export, self.train
+
+
+def _release(host: Host, sections: tuple[Section, ...], upright: Any) -> None:  # Any: Upright
+    """Let go of the viewer; the widgets themselves are gone already."""
+    for part in (*sections, upright, host):
+        part.release()

@@ -1,0 +1,1 @@
+"""The panel's five sections, one a verb."""

@@ -1,0 +1,184 @@
+"""Export: choose format and file, get a receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QSizePolicy,
+)
+
+from maskloop.core.errors import MaskloopError
+from maskloop.core.image import stem_of
+from maskloop.core.job import Job
+from maskloop.core.labels import Kind
+from maskloop.gui import layers
+from maskloop.gui.choices import slim
+from maskloop.gui.host import Host
+from maskloop.gui.section import Section, beside, tipped, words
+from maskloop.gui.tips import TIPS
+
+
+class ExportSection(Section):
+    """Write the chosen labels layer, verified."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__("Export")
+        self._host = host
+        self._suffixes: list[str] = []
+        self._proposed = ""
+        self._labels: Any = None  # Any: a napari layer
+        self.what = words()
+        self.format = tipped(slim(QComboBox()), TIPS["format"])
+        self.kind = tipped(slim(QComboBox()), TIPS["kind"])
+        self.kind.addItems(["classes", "objects"])
+        self.only_shown = tipped(QCheckBox("Only the frame shown"), TIPS["only_shown"])
+        self.only_shown.setChecked(True)
+        self.path = tipped(QLineEdit(), TIPS["path"])
+        self.path.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.browse = tipped(QPushButton("..."), TIPS["browse"])
+        self.browse.setMaximumWidth(32)
+        self.run = tipped(QPushButton("Export"), TIPS["export"])
+        self.run.setObjectName("maskloop_main")
+        self.receipt = tipped(QPlainTextEdit(), TIPS["receipt"])
+        self.receipt.setReadOnly(True)
+        self.receipt.setMinimumHeight(150)
+        self.receipt.hide()
+        self.rows.addWidget(self.what)
+        self.form_rows = self.form()
+        self.form_rows.addRow("Format", self.format)
+        self.form_rows.addRow("Ids are", self.kind)
+        self.form_rows.addRow(self.only_shown)
+        self.form_rows.addRow("File", beside(self.path, self.browse))
+        for widget in (self.run, self.receipt):
+            self.rows.addWidget(widget)
+        self._fill_formats()
+        self.format.currentIndexChanged.connect(lambda _: self._propose())
+        self.path.textChanged.connect(lambda _: self._check())
+        self.browse.clicked.connect(self._ask)
+        self.run.clicked.connect(self.start)
+        host.labels.changed.connect(self._labels_changed)
+        host.busy.connect(lambda _: self._check())
+        self._labels_changed()
+
+    def start(self) -> None:
+        """Write the layer to the chosen file."""
+        layer = self._host.labels.layer
+        if layer is None or self._problem():
+            return
+        out = Path(self.path.text()).expanduser()
+        frame = self._frame(layer)
+        behind = layers.image_behind(layer, list(self._host.viewer.layers))
+        try:
+            seen = layers.capture_labels(layer, behind, frame=frame)
+        except MaskloopError as error:
+            self._host.say(str(error), "error")
+            return
+        kind: Kind | None = "classes" if self.kind.currentIndex() == 0 else "objects"
+        if seen.placement.labels:
+            kind = None
+        has_file = behind is not None and layers.placement_of(behind).source is not None
+        pixels = layers.capture(behind, frame=frame) if has_file else None
+
+        def work(job: Job) -> Any:  # Any: a Receipt; its type would import a shelf
+            from maskloop.loop.export import export
+
+            image = pixels.image() if pixels is not None else None
+            return export(seen.mask(), out, image=image, kind=kind, job=job)
+
+        self._host.start(work, f"Writing {out.name}", lambda found: self._show(found, seen.note))
+
+    def _show(self, receipt: Any, note: str) -> None:  # Any: a Receipt
+        self.receipt.setPlainText(f"{note}\n{receipt.to_text()}".strip())
+        self.receipt.show()
+        self._host.say(
+            f"{receipt.path.name}: {receipt.verdict}, read back with {receipt.reader}. {note}",
+            "warning" if note else "good",
+        )
+
+    def _fill_formats(self) -> None:
+        from maskloop.desk.catalogue import list_formats
+
+        for row in list_formats():
+            if row["state"] != "present" or "masks" not in row["writes"]:
+                continue
+            for suffix in row["suffixes"]:
+                if suffix in (".nii.gz", ".nii", ".json", ".png", ".tif"):
+                    self.format.addItem(f"{row['title']} ({suffix})")
+                    self._suffixes.append(suffix)
+
+    def _labels_changed(self) -> None:
+        layer = self._host.labels.layer
+        if layer is not None and layer is not self._labels:
+            self._labels = layer
+            is_volume = layers.placement_of(layer).geometry.ndim == 3
+            is_objects = layers.table_of(layer).kind == "objects"
+            wanted = ".nii.gz" if is_volume else (".json" if is_objects else ".png")
+            if wanted in self._suffixes:
+                self.format.setCurrentIndex(self._suffixes.index(wanted))
+        if layer is None:
+            self._labels = None
+        self._propose()
+
+    def _propose(self) -> None:
+        layer = self._host.labels.layer
+        if layer is not None and self._suffixes and self.path.text() in ("", self._proposed):
+            behind = layers.image_behind(layer, list(self._host.viewer.layers))
+            source = layers.placement_of(behind if behind is not None else layer).source
+            folder = source.parent if source is not None and source.exists() else Path.home()
+            name = layer.name.replace("/", "-").replace(" ", "_")
+            if source is not None and source.exists() and not name.startswith(stem_of(source)):
+                name = f"{stem_of(source)}_{name}"
+            self._proposed = str(folder / f"{name}{self._suffixes[self.format.currentIndex()]}")
+            self.path.setText(self._proposed)
+        elif self._suffixes and self.path.text():
+            self.path.setText(_with_suffix(self.path.text(), self._suffixes, self.format))
+        self._check()
+
+    def _ask(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Export labels", self.path.text())
+        if name:
+            self.path.setText(name)
+
+    def _frame(self, layer: Any) -> layers.Frame:  # Any: a napari layer
+        names = layers.frames_of(layer)
+        if not names or not self.only_shown.isChecked():
+            return ()
+        index = layer.world_to_data(list(self._host.viewer.dims.point)[-layer.ndim :])
+        return tuple(
+            min(max(round(float(at)), 0), size - 1)
+            for at, size, _ in zip(index, layers.shape_of(layer), names, strict=False)
+        )
+
+    def _problem(self) -> str:
+        if self._host.is_busy:
+            return "Something is running; stop it or wait."
+        if self._host.labels.layer is None:
+            return "There are no labels to export yet."
+        if not self.path.text().strip():
+            return "Choose a file."
+        return ""
+
+    def _check(self) -> None:
+        problem = self._problem()
+        layer = self._host.labels.layer
+        self.what.setText(problem if layer is None else f"Labels: {layer.name}")
+        self.run.setEnabled(not problem)
+        self.run.setToolTip(problem or TIPS["export"])
+        self.form_rows.setRowVisible(self.kind, layer is not None and not layers.table_of(layer))
+        self.form_rows.setRowVisible(
+            self.only_shown, layer is not None and bool(layers.frames_of(layer))
+        )
+
+
+def _with_suffix(text: str, suffixes: list[str], format_: QComboBox) -> str:
+    wanted = suffixes[format_.currentIndex()]
+    found = max((s for s in suffixes if text.endswith(s)), key=len, default="")
+    return f"{text.removesuffix(found)}{wanted}" if found else text

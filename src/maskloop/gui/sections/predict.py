@@ -1,0 +1,309 @@
+"""Predict: choose an image and a model, run, get an undoable labels layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSpinBox
+
+from maskloop.core.job import Job
+from maskloop.core.mask import Mask
+from maskloop.gui import layers
+from maskloop.gui.choices import slim
+from maskloop.gui.host import Host, setting
+from maskloop.gui.section import Section, beside, tipped, words
+from maskloop.gui.tips import TIPS
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+CHANNELS = ("all colours", "red", "green", "blue", "alpha")
+# Chosen first where nobody has chosen, the first one that is there.
+FIRST = {2: ("nuclei",), 3: ("liver-tumour", "phantom-liver")}
+# napari keeps 24 bytes and more a changed voxel for undo; past this, undo is deleting the layer.
+MOST_UNDONE = 5_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What one press of Run asked for; layers are looked up again when the answer comes."""
+
+    image: Any  # Any: a napari layer
+    model: str
+    frame: layers.Frame
+    name: str
+
+
+class PredictSection(Section):
+    """The model menu and its Run."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__("Predict", is_open=True)
+        self._host = host
+        self._models: list[dict[str, Any]] = []  # Any: plain JSON values
+        self._was_chosen = False
+        self.model = tipped(slim(QComboBox()), TIPS["model"])
+        self.refresh = tipped(QPushButton("Refresh"), TIPS["refresh"])
+        self.device = tipped(slim(QComboBox()), TIPS["device"])
+        self.device.addItems(DEVICES)
+        self.device.setCurrentText(str(setting("device", "auto")))
+        self.channel = tipped(slim(QComboBox()), TIPS["channel"])
+        self.channel.addItems(CHANNELS)
+        self.extent = tipped(slim(QComboBox()), TIPS["extent"])
+        self.extent.addItems(["whole volume", "this slice"])
+        self.extent.currentIndexChanged.connect(lambda _: self._check())
+        self.frames = [tipped(QSpinBox(), TIPS["frame"]) for _ in range(3)]
+        self.rows_of_form = self.form()
+        self.rows_of_form.addRow("Image", host.image)
+        self.rows_of_form.addRow("Model", beside(self.model, self.refresh))
+        self.rows_of_form.addRow("Extent", self.extent)
+        for spin in self.frames:
+            self.rows_of_form.addRow("Frame", spin)
+        self.rows_of_form.addRow("Colours", self.channel)
+        self.rows_of_form.addRow("Device", self.device)
+        self.about = words()
+        self.reason = words()
+        self.reason.setStyleSheet("color: #ffcf66; background: transparent;")
+        self.run = tipped(QPushButton("Run"), TIPS["run"])
+        self.run.setObjectName("maskloop_main")
+        for widget in (self.about, self.reason, self.run):
+            self.rows.addWidget(widget)
+        self.run.clicked.connect(self.start)
+        self.refresh.clicked.connect(self.refill)
+        self.model.activated.connect(self._take_choice)
+        self.model.currentIndexChanged.connect(lambda _: self._check())
+        host.image.changed.connect(self._image_changed)
+        host.busy.connect(lambda _: self._check())
+        host.models_changed.connect(self.refill)
+        host.viewer.dims.events.current_step.connect(self._follow_slider)
+        self.refill()
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:  # Any: plain JSON values
+        """The chosen model's row of `list_models`, or None."""
+        index = self.model.currentIndex()
+        return self._models[index] if 0 <= index < len(self._models) else None
+
+    def refill(self) -> None:
+        """Read the models again, keeping the choice."""
+        from maskloop.desk.catalogue import list_models
+
+        kept = self.model.currentText()
+        self._models = [m for m in list_models() if m["state"] != "no weights"]
+        before = self.model.blockSignals(True)
+        self.model.clear()
+        for number, model in enumerate(self._models):
+            self.model.addItem(model["name"])
+            self.model.setItemData(number, about(model), Qt.ItemDataRole.ToolTipRole)
+        self.model.setCurrentText(kept)
+        self.model.blockSignals(before)
+        self._image_changed()
+
+    def choose(self, name: str) -> None:
+        """Choose a model by name, as a person does."""
+        self._was_chosen = True
+        self.model.setCurrentText(name)
+
+    def start(self) -> None:
+        """Run the chosen model on the chosen image."""
+        layer, model = self._host.image.layer, self.chosen
+        if layer is None or model is None or self._problem():
+            return
+        name, device = model["name"], self.device.currentText()
+        wanted = Wanted(layer, name, self._frame(), f"{layer.name}_{name}")
+        seen = layers.capture(layer, frame=wanted.frame, channel=self._channel(layer))
+
+        def work(job: Job) -> Any:  # Any: a Prediction; its type would import the loop
+            from maskloop.loop.predict import predict
+            from maskloop.ops.device import spare_a_core
+
+            spare_a_core()
+            return predict(seen.image(), name, device=device, job=job)
+
+        self._host.start(work, name, lambda found: self._show(wanted, found))
+
+    def release(self) -> None:
+        """Stop listening to the viewer."""
+        self._host.viewer.dims.events.current_step.disconnect(self._follow_slider)
+
+    def _show(self, wanted: Wanted, found: Any) -> None:  # Any: a Prediction
+        mask = found.mask.checked()
+        target = write_result(self._host.viewer, wanted, mask)
+        self._host.labels.choose(target)
+        many = len(mask.labels)
+        kind = "objects" if mask.labels.kind == "objects" else "classes"
+        notes = " ".join(found.notes)
+        text = f"{target.name}: {many} {kind} in {found.seconds:.1f} s on {found.device}. {notes}"
+        self._host.say(text.strip(), "good" if many else "warning")
+
+    def _take_choice(self) -> None:
+        self._was_chosen = True
+
+    def _image_changed(self) -> None:
+        layer, model = self._host.image.layer, self.chosen
+        fits = layer is not None and model is not None and _fixed_axes(layer, model, False) >= 0
+        if layer is not None and not (self._was_chosen and fits):
+            self._propose(layer)
+        self._follow_slider()
+        self._check()
+
+    def _propose(self, layer: Any) -> None:  # Any: a napari layer
+        ndim = layers.placement_of(layer).geometry.ndim
+        usable = [m for m in self._models if m["state"] != "broken"]
+        ready = [m["name"] for m in usable if m["state"] == "present"]
+        fitting = [m["name"] for m in usable if ndim in m["ndim"]]
+        first = [n for n in FIRST[ndim] if n in ready]
+        for name in (*first, *(n for n in fitting if n in ready), *fitting):
+            self.model.setCurrentText(name)
+            return
+
+    def _problem(self) -> str:
+        """Return why Run cannot work, or ""."""
+        layer, model = self._host.image.layer, self.chosen
+        if self._host.is_busy:
+            return "Something is running; stop it or wait."
+        if layer is None:
+            return "Open an image first."
+        if model is None:
+            return "There is no model; press Refresh."
+        if model["state"] == "broken":
+            return f"{model['name']} cannot run: {model['reason']}"
+        if _fixed_axes(layer, model, False) < 0:
+            return f"{model['name']} needs a volume; {layer.name} is a picture."
+        if _fixed_axes(layer, model, False) > len(self.frames):
+            return f"{layer.name} has {layer.ndim} axes; split it first."
+        return ""
+
+    def _check(self) -> None:
+        problem = self._problem()
+        layer, model = self._host.image.layer, self.chosen
+        hint = "" if problem or layer is None or model is None else _hint(layer, model)
+        self.reason.setText(problem or hint)
+        self.reason.setVisible(bool(problem or hint))
+        self.run.setEnabled(not problem)
+        self.run.setToolTip(problem or TIPS["run"])
+        self.about.setText("" if model is None else _short(model))
+        if model is not None:
+            self.model.setToolTip(about(model))
+        has_both = layer is not None and model is not None and _is_sliced(layer, model)
+        self.rows_of_form.setRowVisible(self.extent, has_both)
+        self._show_frames(layer, 0 if problem and not self._host.is_busy else self._extra())
+        is_colour = layer is not None and bool(layer.rgb)
+        self.rows_of_form.setRowVisible(self.channel, is_colour)
+        if (
+            is_colour
+            and model is not None
+            and model["ndim"] == [3]
+            and not self.channel.currentIndex()
+        ):
+            self.channel.setCurrentIndex(1)
+
+    def _show_frames(self, layer: Any, extra: int) -> None:  # Any: a napari layer
+        for number, spin in enumerate(self.frames):
+            self.rows_of_form.setRowVisible(spin, number < extra)
+            label = self.rows_of_form.labelForField(spin)
+            if number < extra and isinstance(label, QLabel):
+                spin.setMaximum(layers.shape_of(layer)[number] - 1)
+                label.setText(_axis_words(layer, number))
+
+    def _extra(self) -> int:
+        """Return how many of the layer's first axes are fixed by a choice."""
+        layer, model = self._host.image.layer, self.chosen
+        if layer is None or model is None:
+            return 0
+        return max(0, _fixed_axes(layer, model, self.extent.currentIndex() == 1))
+
+    def _follow_slider(self, event: Any = None) -> None:  # Any: napari events are untyped
+        layer = self._host.image.layer
+        if layer is None:
+            return
+        point = list(self._host.viewer.dims.point)[-layer.ndim :]
+        if len(point) < layer.ndim:
+            return
+        index = layer.world_to_data(point)
+        for spin, at, size in zip(self.frames, index, layers.shape_of(layer), strict=False):
+            spin.setMaximum(size - 1)
+            spin.setValue(min(max(round(float(at)), 0), size - 1))
+
+    def _frame(self) -> layers.Frame:
+        return tuple(spin.value() for spin in self.frames[: self._extra()])
+
+    def _channel(self, layer: Any) -> int | None:  # Any: a napari layer
+        chosen = self.channel.currentIndex()
+        return chosen - 1 if layer.rgb and chosen > 0 else None
+
+
+def write_result(viewer: Any, wanted: Wanted, mask: Mask) -> Any:  # Any: napari is untyped
+    """Put a mask into its result layer as one undoable step; make the layer if there is none.
+
+    A mask too large for one step of napari's history goes into a layer of its own.
+    """
+    from napari.layers import Layer
+
+    base = wanted.image
+    table = mask.labels
+    known = [layers.bare(x) for x in viewer.layers if x.name == wanted.name]
+    fitting = [x for x in known if layers.same_grid(x, base) and layers.holds(x, table)]
+    is_large = mask.data.size > MOST_UNDONE and int((mask.data > 0).sum()) > MOST_UNDONE
+    if fitting and not is_large:
+        target = fitting[0]
+        old = layers.table_of(target)
+        keeps = table.kind == "classes" or bool(wanted.frame)
+        layers.set_table(target, old.with_rows(table.values()) if keeps else table)
+    else:
+        data, options, kind = layers.blank_like(base, table, wanted.name)
+        if is_large and not wanted.frame:
+            data = layers.placement_of(base).shown(mask.data).astype(data.dtype, order="C")
+        target = layers.bare(viewer.add_layer(Layer.create(data, options, kind)))
+    layers.apply_ids(target, mask.data, frame=wanted.frame)
+    viewer.layers.selection.active = target
+    return target
+
+
+def _fixed_axes(layer: Any, model: dict[str, Any], one_slice: bool) -> int:  # Any: layer, JSON
+    """Return how many first axes of a layer a model cannot see; -1 where it wants more axes."""
+    place = layers.placement_of(layer)
+    if _is_sliced(layer, model):
+        return place.lead + int(one_slice)
+    if place.geometry.ndim in model["ndim"]:
+        return place.lead
+    return place.lead + 1 if place.geometry.ndim == 3 else -1
+
+
+def _is_sliced(layer: Any, model: dict[str, Any]) -> bool:  # Any: napari layer, JSON
+    return layers.placement_of(layer).geometry.ndim == 3 and {2, 3} <= set(model["ndim"])
+
+
+def about(model: dict[str, Any]) -> str:  # Any: plain JSON values
+    """Return what a model is, was proved on and may be used for, for a tooltip."""
+    lines = [
+        model["title"],
+        f"finds: {', '.join(model['labels'].values())}" if model["labels"] else "",
+        f"licence: {model['licence']}" if model["licence"] else "",
+        _short(model),
+        *model["limits"],
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _short(model: dict[str, Any]) -> str:  # Any: plain JSON values
+    if model["state"] == "broken":
+        return f"Cannot run: {model['reason']}"
+    size = f", {model['size'] / 1e6:.0f} MB" if model["size"] else ""
+    fetched = "" if model["state"] == "present" else f" Fetched on first use{size}."
+    proof = {"experimental": "experimental"}.get(model["proof"], f"proved on {model['proof']}")
+    return f"{'/'.join(f'{n}D' for n in model['ndim'])}, {proof}.{fetched}"
+
+
+def _hint(layer: Any, model: dict[str, Any]) -> str:  # Any: napari layer, JSON
+    if "CT" in str(model.get("modality", "")) and not layers.is_ct(layer):
+        return (
+            f"{model['name']} expects CT in Hounsfield units; {layer.name} does not look like it."
+        )
+    return ""
+
+
+def _axis_words(layer: Any, axis: int) -> str:  # Any: a napari layer
+    name = str(layer.axis_labels[axis])
+    known = {"t": "Time", "c": "Channel", "z": "Slice", "S": "Slice", "time": "Time"}
+    return known.get(name, f"Axis {name}" if name.lstrip("-").isdigit() else name)
