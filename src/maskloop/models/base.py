@@ -228,14 +228,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _read_checkpoint(path)
 
 
+# What a reader of pickles raises half-way through bytes that are none.
+_MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
+
+
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     import pickle
+    import warnings
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
+        with warnings.catch_warnings():
+            # Of the pickle's protocol; what cannot be read safely is refused anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, *_MALFORMED) as error:
         wanted = _unsafe_names(path)
-        why = f"it asks to run {', '.join(wanted)}" if wanted else str(error).splitlines()[0][:200]
+        words = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        why = f"it asks to run {', '.join(wanted)}" if wanted else words
         msg = (
             f"expected plain tensors in {path}, but it was refused: {why}; nothing in it was run, "
             f"use weights saved as safetensors"
@@ -255,7 +264,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 def _unsafe_names(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, IndexError):
+    except (RuntimeError, OSError, EOFError, *_MALFORMED):
         return []
 
 

@@ -485,11 +485,12 @@ def _swap(staging: Path, folder: Path) -> None:
         staging.replace(folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.replace(old / folder.name)
     try:
+        folder.replace(old / folder.name)
         staging.replace(folder)
     except OSError:
-        (old / folder.name).replace(folder)
+        if not folder.exists():
+            (old / folder.name).replace(folder)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
