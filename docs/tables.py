@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import maskloop
@@ -31,17 +33,22 @@ def render() -> str:
             m["title"],
             m["task"],
             f"{'/'.join(str(n) for n in m['ndim'])}D",
-            m["licence"],
+            m["licence"].partition(";")[0],
             PROOF[m["proof"]],
         ]
         for m in maskloop.list_models()
-        if m["state"] != "broken" and m["origin"] == "package"
     ]
     formats = [
-        [f["title"], ", ".join(f"`{s}`" for s in f["suffixes"]), f["reads"], f["writes"], f["proof"]]
+        [
+            f["title"],
+            ", ".join(f"`{s}`" for s in f["suffixes"]),
+            f["reads"],
+            f["writes"],
+            PROOF[f["proof"]],
+        ]
         for f in maskloop.list_formats()
     ]
-    tools = [[f"`{t['name']}`", t["summary"], t["proof"]] for t in maskloop.list_tools()]
+    tools = [[f"`{t['name']}`", t["summary"], PROOF[t["proof"]]] for t in maskloop.list_tools()]
     lines = table(["model", "what", "task", "", "weights' licence", "proved"], models)
     lines += table(["format", "suffixes", "reads", "writes", "proved"], formats)
     lines += table(["tool", "what it does", "proved"], tools)
@@ -51,9 +58,12 @@ def render() -> str:
 def main() -> int:
     """Rewrite the README; with --check, only say whether it is up to date."""
     text = README.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["MASKLOOP_HOME"] = home  # the package's own models, not this user's
+        tables = render()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    fresh = f"{head}{BEGIN}\n\n{render()}\n{END}{tail}"
+    fresh = f"{head}{BEGIN}\n\n{tables}\n{END}{tail}"
     if "--check" in sys.argv:
         return int(fresh != text)
     README.write_text(fresh, encoding="utf-8")
