@@ -14,7 +14,6 @@ import click
 
 from maskloop.core.errors import (
     Cancelled,
-    InputError,
     MaskloopError,
     MissingExtraError,
     MissingFileError,
@@ -165,7 +164,10 @@ def _words_of(error: BaseException) -> str:
             f"expected the system to allow the use{place}, got {reason!r}; "
             "check the path, its permissions and the free space"
         )
-    return "expected enough memory for this, got none left; close other programs or use a smaller image"
+    return (
+        "expected enough memory for this, got none left; "
+        "close other programs or use a smaller image"
+    )
 
 
 # Options that several commands share
@@ -238,8 +240,23 @@ def models(as_json: bool) -> None:
 
     with _working():
         found = list_models()
-    columns = ("name", "family", "task", "ndim", "labels", "licence", "size", "state")
-    _answer({"models": found}, _table(found, columns), as_json=as_json)
+    rows = [_model_row(row) for row in found]
+    _answer({"models": found}, _table(rows), as_json=as_json)
+
+
+def _model_row(row: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON-ready values
+    labels = ", ".join(row["labels"].values())
+    return {
+        "name": row["name"],
+        "family": row["family"],
+        "task": row["task"],
+        "ndim": "/".join(f"{n}D" for n in row["ndim"]),
+        "labels": labels if len(labels) <= 32 else f"{len(row['labels'])}: {labels[:24]}...",
+        "licence": row["licence"].split(";")[0],
+        "size": f"{row['size'] / 1e6:.1f} MB",
+        "weights": row["reason"] or row["state"],
+        "proof": row["proof"],
+    }
 
 
 @commands.command(epilog=_example("maskloop formats"))
@@ -250,7 +267,8 @@ def formats(as_json: bool) -> None:
 
     with _working():
         found = list_formats()
-    _answer({"formats": found}, _table(found), as_json=as_json)
+    columns = ("name", "title", "suffixes", "reads", "writes", "proof", "reason")
+    _answer({"formats": found}, _table(found, columns), as_json=as_json)
 
 
 @commands.command(epilog=_example("maskloop tools", "maskloop correct --tool grow --help"))
@@ -261,8 +279,7 @@ def tools(as_json: bool) -> None:
 
     with _working():
         found = list_tools()
-    rows = [{k: v for k, v in row.items() if k != "parameters"} for row in found]
-    _answer({"tools": found}, _table(rows), as_json=as_json)
+    _answer({"tools": found}, _table(found, ("name", "summary", "reason")), as_json=as_json)
 
 
 @commands.group(epilog=_example("maskloop weights fetch liver-tumour"))
@@ -270,28 +287,47 @@ def weights() -> None:
     """Fetch, verify or list the weights of a model."""
 
 
-def _weights_command(name: str, text: str) -> None:
-    @weights.command(
-        name, help=text, short_help=text, epilog=_example(f"maskloop weights {name} liver-tumour")
+@weights.command(
+    epilog=_example(
+        "maskloop weights fetch liver-tumour",
+        "maskloop weights fetch liver-tumour --from downloads   (without a network)",
     )
-    @click.argument("model")
-    @_json_option
-    def command(model: str, as_json: bool) -> None:
-        from maskloop.desk import catalogue
+)
+@click.argument("name")
+@click.option("--from", "source", type=click.Path(), help="A local file or folder that holds them.")
+@_json_option
+def fetch(name: str, source: str | None, as_json: bool) -> None:
+    """Download a model's weights, or take them from a folder, and check their SHA-256."""
+    from maskloop.desk.catalogue import weights_fetch
 
-        with _working() as job:
-            if name == "fetch":
-                found = catalogue.weights_fetch(model, job=job)
-            elif name == "verify":
-                found = catalogue.weights_verify(model)
-            else:
-                found = catalogue.weights_list(model)
-        _answer({"model": model, "weights": found}, _table(found), as_json=as_json)
+    with _working() as job:
+        found = weights_fetch(name, source=source, job=job)
+    _answer({"model": name, "weights": found}, _table(found), as_json=as_json)
 
 
-_weights_command("fetch", "Download a model's weights and check their SHA-256.")
-_weights_command("verify", "Check the weights on disk against their SHA-256.")
-_weights_command("list", "Say where a model's weights come from and where they lie.")
+@weights.command(epilog=_example("maskloop weights verify liver-tumour"))
+@click.argument("name")
+@_json_option
+def verify(name: str, as_json: bool) -> None:
+    """Check the weights on disk against their SHA-256."""
+    from maskloop.desk.catalogue import weights_verify
+
+    with _working():
+        found = weights_verify(name)
+    _answer({"model": name, "weights": found}, _table(found), as_json=as_json)
+
+
+@weights.command("list", epilog=_example("maskloop weights list liver-tumour"))
+@click.argument("name")
+@_json_option
+def weights_list(name: str, as_json: bool) -> None:
+    """Say where a model's weights come from and where they lie."""
+    from maskloop.desk import catalogue
+
+    with _working():
+        found = catalogue.weights_list(name)
+    columns = ("file", "state", "size", "source", "origin", "path")
+    _answer({"model": name, "weights": found}, _table(found, columns), as_json=as_json)
 
 
 # The five verbs
@@ -320,18 +356,19 @@ def predict(
     """
     from maskloop.loop.predict import predict_all
 
-    for path in images:
-        if not Path(path).exists():
-            msg = f"expected an image at {path!r}, got nothing there; check the spelling"
-            raise MissingFileError(msg)
     with _working() as job:
         outcomes = predict_all(
             list(images), model, out, device=device, job=job, overwrite=overwrite
         )
-    found = [outcome.to_json() for outcome in outcomes]
-    text = "\n".join(outcome.to_text() for outcome in outcomes)
-    _answer({"model": model, "outcomes": found, "notes": job.notes}, text, as_json=as_json)
-    return DONE if all(outcome.is_done for outcome in outcomes) else BUG
+    failed = [outcome for outcome in outcomes if not outcome.is_done]
+    for outcome in failed:
+        click.echo(f"{outcome.image}: {outcome.error}", err=True)
+    if len(failed) == len(outcomes):
+        return BAD_INPUT
+    done = [outcome for outcome in outcomes if outcome.is_done]
+    found = {"model": model, "outcomes": [outcome.to_json() for outcome in outcomes]}
+    _answer(found, "\n".join(outcome.to_text() for outcome in done), as_json=as_json)
+    return BUG if failed else DONE
 
 
 class _ToolCommand(click.Command):
@@ -375,7 +412,11 @@ def _option_of(parameter: Parameter) -> click.Option:
         extra.append(f"default: {shown}")
     text = " ".join(
         part
-        for part in (parameter.label.capitalize() + ".", parameter.help, f"[{'; '.join(extra)}]")
+        for part in (
+            f"{parameter.label[:1].upper()}{parameter.label[1:]}.",
+            parameter.help,
+            f"[{'; '.join(extra)}]",
+        )
         if part != "[]"
     )
     kinds: dict[type, Any] = {int: click.INT, float: click.FLOAT}  # Any: click's own types
@@ -512,26 +553,26 @@ def train(
     from maskloop.loop.train import train as teach
 
     with _working() as job:
-        report = teach(_cases(cases), base, name, steps=steps, seed=seed, device=device, job=job)
-    _answer(report.to_json(), report.to_text(), as_json=as_json)
+        report = teach(list(cases), base, name, steps=steps, seed=seed, device=device, job=job)
+    found = report.to_json()
+    _answer(found, _training_text(found), as_json=as_json)
 
 
-def _cases(words: Sequence[str]) -> Path | list[tuple[Path, Path]]:
-    """Return one folder, or pairs split at the ``=`` that leaves an existing image before it."""
-    if len(words) == 1 and Path(words[0]).is_dir():
-        return Path(words[0])
-    pairs = []
-    for word in words:
-        cuts = [at for at, letter in enumerate(word) if letter == "="]
-        if not cuts:
-            msg = (
-                f"expected IMAGE=MASK or one folder of pairs, got {word!r}; write the mask's path "
-                "after ="
-            )
-            raise InputError(msg)
-        at = next((cut for cut in cuts if Path(word[:cut]).exists()), cuts[0])
-        pairs.append((Path(word[:at]), Path(word[at + 1 :])))
-    return pairs
+def _training_text(report: Mapping[str, Any]) -> str:  # Any: JSON-ready values
+    old = report["old"] or {}
+    rows = [
+        {"label": label, "old": old.get(label), "new": score}
+        for label, score in report["new"].items()
+    ]
+    lines = [
+        f"{report['model']}: {report['verdict']}",
+        *(f"  {reason}" for reason in report["reasons"]),
+        f"{report['measure']} on {len(report['held_out'])} held-out cases ({report['split']})",
+        *(f"  {line}" for line in _table(rows).splitlines()),
+        f"trained {report['steps']} steps in {report['seconds']:.0f} s",
+        f"saved in {report['folder']}",
+    ]
+    return "\n".join(lines)
 
 
 # Beside the verbs
@@ -571,7 +612,38 @@ def doctor(as_json: bool) -> None:
 
     with _working():
         found = examine()
-    _answer(found, _lines(found), as_json=as_json)
+    _answer(found, _doctor_text(found), as_json=as_json)
+
+
+def _doctor_text(found: Mapping[str, Any]) -> str:  # Any: JSON-ready values
+    device, window = found["device"], found["window"]
+    memory = found["memory_bytes"]
+    about = {
+        "maskloop": found["maskloop"],
+        "python": f"{found['python']}  {found['executable']}",
+        "platform": found["platform"],
+        "processors": found["processors"],
+        "memory": f"{memory / 1e9:.1f} GB" if memory else None,
+        "torch": f"{device['torch']} (CUDA {device['cuda_built'] or 'none'})",
+        "devices": device["devices"],
+        "cards": device["cards"],
+        "driver": device["driver"],
+        "window": f"napari {window['napari'] or '-'}, {window['qt'] or 'no Qt binding'}",
+    }
+    places = [
+        {
+            "folder": name,
+            "used": "-" if place["size_bytes"] is None else f"{place['size_bytes'] / 1e6:.1f} MB",
+            "free": f"{place['free_bytes'] / 1e9:.1f} GB",
+            "writable": place["is_writable"],
+            "path": place["path"],
+        }
+        for name, place in found["storage"].items()
+    ]
+    lines = [_lines(about), "", _table(places), ""]
+    for row in found["problems"]:
+        lines += [f"problem: {row['problem']}", f"    fix: {row['fix']}"]
+    return "\n".join([*lines, *([] if found["problems"] else ["all is well"])])
 
 
 @commands.command(epilog=_example("maskloop gui", "maskloop gui ct.nii.gz mask.nii.gz"))
