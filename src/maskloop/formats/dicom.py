@@ -507,7 +507,7 @@ def _rescaled(data: npt.NDArray[Any], scales: list[tuple[float, float]]) -> npt.
     low, high = min(lows + highs), max(lows + highs)
     if set(scales) == {(1.0, 0.0)} and data.dtype.itemsize == 1:
         return data
-    is_narrow = -32768 <= low and high <= 32767
+    is_narrow = low >= -32768 and high <= 32767
     if is_narrow and data.dtype.itemsize == 2 and all(s == 1 for s, _ in scales):
         # Arithmetic modulo 2**16 is exact here, because the results fit.
         narrow = data.view("<i2")
