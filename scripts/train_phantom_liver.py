@@ -12,15 +12,14 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
-from maskloop.core.mask import Mask
 from maskloop.models.base import Batch
 from maskloop.models.unet3d import FAMILY
 from maskloop.models.weights import sha256_of
@@ -31,6 +30,10 @@ from maskloop.training.augment import Augmentation
 from maskloop.training.checkpoints import plain_state
 from maskloop.training.fit import Recipe, fit
 from maskloop.training.patches import Patches, PatchStore
+
+if TYPE_CHECKING:
+    from maskloop.core.image import Image
+    from maskloop.core.mask import Mask
 
 LABELS = LabelTable.classes(NAMES)
 TRAIN_SEED, TEST_SEED = 10_000, 90_000

@@ -1,11 +1,11 @@
 """A small residual 3D U-Net.
 
 Papers: O. Ronneberger, P. Fischer, T. Brox, "U-Net", MICCAI 2015 (contracting and expanding paths
-joined by concatenation); Ö. Çiçek et al., "3D U-Net", MICCAI 2016, Fig. 2 (the same in 3D); K. He et
-al., "Deep Residual Learning for Image Recognition", CVPR 2016, Fig. 2 (identity shortcut round each
-pair of convolutions). Instance norm and leaky ReLU in place of batch norm and ReLU, after F. Isensee
-et al., "nnU-Net", Nature Methods 2021. Written for maskloop; no code of others. Licence of the code
-and of the shipped phantom weights: BSD-3-Clause.
+joined by concatenation); Ö. Çiçek et al., "3D U-Net", MICCAI 2016, Fig. 2 (the same in 3D); K. He
+et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Fig. 2 (identity shortcut round
+each pair of convolutions). Instance norm and leaky ReLU in place of batch norm and ReLU, after
+F. Isensee et al., "nnU-Net", Nature Methods 2021. Written for maskloop; no code of others. Licence
+of the code and of the shipped phantom weights: BSD-3-Clause.
 """
 
 from __future__ import annotations

@@ -7,15 +7,17 @@ the family allows: a mirrored abdomen has its liver on the wrong side.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody uses)
+import torch.nn.functional as F
 
 from maskloop.training.patches import IGNORE, Patches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KINDS: Final = frozenset(
     {
@@ -59,9 +61,7 @@ class Augmentation:
         """Return the size to cut out so that most turned crops find their corners."""
         return tuple(math.ceil(n * _REACH) if self.bends else n for n in shape)
 
-    def __call__(
-        self, patches: Patches, shape: Sequence[int], rng: np.random.Generator
-    ) -> Patches:
+    def __call__(self, patches: Patches, shape: Sequence[int], rng: np.random.Generator) -> Patches:
         """Return new crops of `shape` (the middle of `patches`); `rng` decides everything.
 
         Voxels that fall outside what was cut out become `IGNORE`.
@@ -126,10 +126,10 @@ class Augmentation:
         return image
 
 
-def _rotation(ndim: int, rng: np.random.Generator, *, free: bool) -> np.ndarray[
-    tuple[int, int], np.dtype[np.float64]
-]:
-    """Return a rotation in the plane of the last two axes (any angle if `free`) and a tilt in 3D."""
+def _rotation(
+    ndim: int, rng: np.random.Generator, *, free: bool
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Return a turn in the plane of the last two axes (any angle if `free`), and a tilt in 3D."""
     angle = np.deg2rad(rng.uniform(-180, 180) if free else rng.uniform(-25, 25))
     matrix = np.eye(ndim)
     c, s = np.cos(angle), np.sin(angle)
@@ -147,7 +147,7 @@ def _rotation(ndim: int, rng: np.random.Generator, *, free: bool) -> np.ndarray[
 def _positions(
     shape: tuple[int, ...], matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]
 ) -> torch.Tensor:
-    """Return, for each voxel of the new crop, its offset in voxels from the middle of the old one."""
+    """Return each new voxel's offset, in voxels, from the middle of the old crop."""
     axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     return grid @ torch.from_numpy(matrix).float().T

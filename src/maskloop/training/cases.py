@@ -210,7 +210,7 @@ def _stem(path: Path) -> str:
 
 
 def fingerprint(thing: Image | Mask | Path | npt.NDArray[Any] | None) -> str:
-    """Return a sha256 of the content: pixels and place, or the bytes of a file or a folder's files."""
+    """Return a sha256 of the content: pixels and place, or bytes of a file or a folder's files."""
     digest = hashlib.sha256()
     if isinstance(thing, Path):
         files = [thing] if thing.is_file() else sorted(p for p in thing.rglob("*") if p.is_file())
@@ -314,11 +314,17 @@ def patients_of(cases: Sequence[TrainingCase], rule: str | Mapping[str, str]) ->
             try:
                 match = re.search(rule, case.name)
             except re.error as error:
-                msg = f"expected a regular expression as rule of patients, got {rule!r} ({error}); correct it"
+                msg = (
+                    f"expected a regular expression as rule of patients, got {rule!r} ({error}); "
+                    f"correct it"
+                )
                 raise InputError(msg) from error
             patient = match.group(1 if match.re.groups else 0) if match else None
         if patient is None:
-            msg = f"expected the patient of case {case.name!r} from {rule!r}, got none; widen the rule"
+            msg = (
+                f"expected the patient of case {case.name!r} from {rule!r}, got none; "
+                f"widen the rule"
+            )
             raise InputError(msg)
         found.append(patient)
     return found
@@ -345,6 +351,4 @@ def held_out_block(ids: npt.NDArray[Any]) -> Box:
     share = np.cumsum(profile) / profile.sum()
     cut = int(np.searchsorted(share, 1 - _SHARE)) + 1
     cut = min(max(cut, 1), ids.shape[axis] - 1) if ids.shape[axis] > 1 else 0
-    return tuple(
-        slice(cut, n) if a == axis else slice(0, n) for a, n in enumerate(ids.shape)
-    )
+    return tuple(slice(cut, n) if a == axis else slice(0, n) for a, n in enumerate(ids.shape))

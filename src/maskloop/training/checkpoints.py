@@ -1,4 +1,4 @@
-"""A training's state on disk, complete or absent: a kill at any moment loses at most a few steps."""
+"""A training's state on disk, complete or absent: a kill at any moment loses a few steps."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskloop.core.errors import StorageError, WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEEP = 2
 
@@ -73,7 +75,10 @@ class Checkpoints:
             _sync(self.folder)
         except OSError as error:
             shutil.rmtree(staging, ignore_errors=True)
-            msg = f"expected to write a checkpoint in {self.folder}, got {error}; free some space and run again"
+            msg = (
+                f"expected to write a checkpoint in {self.folder}, got {error}; "
+                f"free some space and run again"
+            )
             raise StorageError(msg) from error
         self._forget(keep=target.name)
         return target
@@ -106,7 +111,10 @@ class Checkpoints:
             average: dict[str, Tensor] = load_file(checkpoint / "ema.safetensors")
             state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         except (RuntimeError, ValueError, KeyError, OSError) as error:
-            msg = f"expected a checkpoint of this network in {checkpoint}, got {error}; delete the run's folder and start again"
+            msg = (
+                f"expected a checkpoint of this network in {checkpoint}, got {error}; "
+                f"delete the run's folder and start again"
+            )
             raise WeightsError(msg) from error
         torch.set_rng_state(saved["rng"])
         return average, state

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +15,9 @@ from maskloop.core.errors import Cancelled, InputError
 from maskloop.core.job import Job
 from maskloop.training.checkpoints import Checkpoints, plain_state
 from maskloop.training.patches import Patches
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Loss = Callable[[nn.Module, Patches], Tensor]
 Draw = Callable[[np.random.Generator], Patches]
@@ -64,7 +66,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            msg = f"expected at least 1 training step, got {self.steps!r}; leave it out for the default"
+            msg = (
+                f"expected at least 1 training step, got {self.steps!r}; "
+                f"leave it out for the default"
+            )
             raise InputError(msg)
 
     def rate(self, step: int) -> float:
@@ -268,9 +273,7 @@ class _Run:
         return self.curve[-1].to_note() if self.curve else ""
 
     def keep(self) -> None:
-        curve = [
-            {"step": p.step, "loss": p.loss, "held_out": dict(p.held_out)} for p in self.curve
-        ]
+        curve = [{"step": p.step, "loss": p.loss, "held_out": dict(p.held_out)} for p in self.curve]
         state: dict[str, Any] = {  # Any: JSON
             "curve": curve,
             "spoilt": self.spoilt,

@@ -7,16 +7,18 @@ depend on how many cases it has.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from maskloop.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 IGNORE = -1
 """Id of a voxel that nobody reviewed: it has no loss, and so no gradient."""
@@ -219,7 +221,7 @@ def _some(region: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArra
 def _crop(
     folder: Path, centre: npt.NDArray[np.int64], size: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], dict[int, int]]:
-    """Cut a box of `size`; where a volume is smaller, repeat its edge and call that not reviewed."""
+    """Cut a box of `size`; a smaller volume repeats its edge, which counts as not reviewed."""
     data = np.load(folder / "data.npy", mmap_mode="r")
     ids = np.load(folder / "ids.npy", mmap_mode="r")
     box, pads = [], []
