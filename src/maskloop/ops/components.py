@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Region = npt.NDArray[np.bool_]
 Ids = npt.NDArray[Any]  # Any: whichever unsigned type is narrow enough
 
-_CONNECTIVITIES = {2: (4, 8), 3: (6, 18, 26)}
+Connectivity = Literal[4, 6, 8, 18, 26]
+
+_CONNECTIVITIES: dict[int, tuple[Connectivity, ...]] = {2: (4, 8), 3: (6, 18, 26)}
 
 
 def label(region: npt.NDArray[Any], *, connectivity: int | None = None) -> tuple[Ids, int]:
@@ -61,19 +63,20 @@ def label(region: npt.NDArray[Any], *, connectivity: int | None = None) -> tuple
 
 
 def sizes(ids: Ids, count: int) -> npt.NDArray[np.int64]:
-    """Return the voxels of each id from 0 to `count`, slab by slab (no int64 copy of the volume)."""
+    """Return the voxels of each id from 0 to `count`, counted slab by slab."""
     total = np.zeros(count + 1, dtype=np.int64)
+    # np.bincount makes an int64 copy of what it is given.
     for slab in ids if ids.ndim > 2 else (ids,):
         total += np.bincount(slab.ravel(), minlength=count + 1)
     return total
 
 
 def largest(region: npt.NDArray[Any], *, connectivity: int | None = None) -> Region:
-    """Return the piece with the most voxels (the first in scan order on a tie)."""
+    """Return the piece with the most voxels; one of them on a tie."""
     pieces, count = label(region, connectivity=connectivity)
     if count < 2:
         return pieces > 0
-    return pieces == 1 + int(sizes(pieces, count)[1:].argmax())
+    return np.asarray(pieces == 1 + int(sizes(pieces, count)[1:].argmax()))
 
 
 def drop_small(
@@ -119,7 +122,7 @@ def _box(region: Region) -> Box | None:
     return box_of(region.view(np.uint8), 1)
 
 
-def _checked(connectivity: int | None, ndim: int) -> int:
+def _checked(connectivity: int | None, ndim: int) -> Connectivity:
     known = _CONNECTIVITIES.get(ndim)
     if known is None:
         msg = f"expected a region of 2 or 3 axes, got {ndim}; choose one frame or channel first"

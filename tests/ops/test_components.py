@@ -1,0 +1,89 @@
+"""Pieces, holes and boxes against SciPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from maskloop.core.errors import InputError
+from maskloop.ops import components
+
+
+def _blobs(shape, seed=0):
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return ndimage.gaussian_filter(noise, 1.2) > 0.1
+
+
+def _same_partition(a, b):
+    pairs = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1)
+    return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "connectivity", "rank"),
+    [
+        ((30, 40, 50), 6, 1),
+        ((30, 40, 50), 18, 2),
+        ((30, 40, 50), 26, 3),
+        ((70, 90), 4, 1),
+        ((70, 90), 8, 2),
+    ],
+)
+def test_label_parts_a_region_as_scipy_does(shape, connectivity, rank):
+    region = _blobs(shape)
+    ids, count = components.label(region, connectivity=connectivity)
+    structure = ndimage.generate_binary_structure(len(shape), rank)
+    expected, wanted = ndimage.label(region, structure)
+    assert count == wanted
+    assert _same_partition(ids, expected)
+    assert (components.sizes(ids, count) == np.bincount(ids.ravel(), minlength=count + 1)).all()
+
+
+def test_label_takes_the_widest_connectivity_and_narrow_ids_by_default():
+    region = np.zeros((2, 2), dtype=bool)
+    region[0, 0] = region[1, 1] = True
+    ids, count = components.label(region)
+    assert (count, ids.dtype) == (1, np.uint8)
+    assert components.label(region, connectivity=4)[1] == 2
+
+
+def test_label_of_nothing_is_nothing():
+    ids, count = components.label(np.zeros((3, 4, 5), dtype=bool))
+    assert count == 0
+    assert not ids.any()
+
+
+def test_label_refuses_a_connectivity_of_another_dimension():
+    with pytest.raises(InputError, match="expected a connectivity among"):
+        components.label(np.ones((3, 3), dtype=bool), connectivity=26)
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 50), (70, 90)])
+def test_fill_holes_fills_what_scipy_fills(shape):
+    region = _blobs(shape, seed=3)
+    assert (components.fill_holes(region) == ndimage.binary_fill_holes(region)).all()
+    assert not components.fill_holes(np.zeros(shape, dtype=bool)).any()
+
+
+def test_largest_keeps_one_piece_and_drop_small_keeps_those_of_the_size():
+    region = np.zeros((4, 20, 20), dtype=bool)
+    region[1, 1:3, 1:3] = True  # 4 voxels
+    region[1:3, 6:9, 6:9] = True  # 18
+    region[3, 15, 15] = True  # 1
+    only = components.largest(region)
+    assert only.sum() == 18
+    assert only[1, 7, 7]
+    assert components.drop_small(region, 4).sum() == 22
+    assert components.drop_small(region, 5).sum() == 18
+    assert not components.largest(np.zeros_like(region)).any()
+
+
+def test_boxes_are_those_of_each_id_that_occurs():
+    ids = np.zeros((5, 9, 9), dtype=np.uint16)
+    ids[1:3, 2:4, 5:9] = 4
+    ids[4, 0, 0] = 2
+    assert components.boxes(ids) == {
+        2: (slice(4, 5), slice(0, 1), slice(0, 1)),
+        4: (slice(1, 3), slice(2, 4), slice(5, 9)),
+    }
