@@ -57,12 +57,16 @@ class LabelTableView(QTableWidget):
 
     def show_layer(self, layer: Any) -> None:  # Any: napari layers are untyped
         """Show the labels of a layer (or of none)."""
-        if (old := self.layer) is not None:
-            old.events.selected_label.disconnect(self._follow)
+        self.release()
         self._layer = None if layer is None else weakref.ref(layer)
         if layer is not None:
             layer.events.selected_label.connect(self._follow)
         self.refill()
+
+    def release(self) -> None:
+        """Stop listening to the layer."""
+        if (old := self.layer) is not None:
+            old.events.selected_label.disconnect(self._follow)
 
     def refill(self) -> None:
         """Read the table of the layer again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import napari.viewer
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from maskloop.gui.host import Host
@@ -49,16 +49,11 @@ class Panel(QWidget):
         for section in self.sections:
             column.addWidget(section)
         column.addStretch(1)
-        self.area = QScrollArea()
-        self.area.setWidgetResizable(True)
-        self.area.setFrameShape(QFrame.Shape.NoFrame)
-        self.area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.area.setWidget(inside)
+        self.area = _Column(inside)
         rows = QVBoxLayout(self)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.addWidget(self.area, 1)
         rows.addWidget(self.host)
-        self.setMinimumWidth(300)
         host, parts, upright = self.host, self.sections, self._upright
         self.destroyed.connect(lambda: _release(host, parts, upright))
 
@@ -66,6 +61,27 @@ class Panel(QWidget):
     def sections(self) -> tuple[Section, ...]:
         """The five parts, in the order of the loop."""
         return self.load, self.predict, self.correct, self.export, self.train
+
+
+class _Column(QScrollArea):
+    """Scrolls up and down only: never narrower than what it holds, so that nothing is cut off."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+        self.setWidget(inside)
+        self._inside = inside
+        inside.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Follow the width that the content needs."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            bar = self.verticalScrollBar().sizeHint().width()
+            self.setMinimumWidth(self._inside.minimumSizeHint().width() + bar)
+        return False
 
 
 def _release(host: Host, sections: tuple[Section, ...], upright: Any) -> None:  # Any: Upright

@@ -23,6 +23,7 @@ TIPS = {
     "table": "Click a row to paint with it; double-click its name or colour to change them.",
     "add_label": "Add a class to the table.",
     "scan_labels": "Read which ids occur in the layer and list them.",
+    "recover": "Open the mask that the journal beside the image leads to, as it was last seen.",
     "tool": "What to do with the selected label.",
     "apply": "Apply the tool to the selected label, as one step that Ctrl+Z undoes.",
     "undo": "Take back the last step on this layer (Ctrl+Z).",

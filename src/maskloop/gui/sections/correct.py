@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import queue
+from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
 
 from maskloop.core.errors import MaskloopError
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import Mask
 from maskloop.gui import layers
 from maskloop.gui.choices import slim
 from maskloop.gui.forms import Form
 from maskloop.gui.host import Host, setting
+from maskloop.gui.journal import Journals
 from maskloop.gui.label_table import MOST_ROWS, LabelTableView
 from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
@@ -34,7 +39,9 @@ class CorrectSection(Section):
         self.rows.addWidget(self.more)
         self.add_label = tipped(QPushButton("Add class"), TIPS["add_label"])
         self.scan = tipped(QPushButton("List ids"), TIPS["scan_labels"])
+        self.recover = tipped(QPushButton("Recover earlier corrections"), TIPS["recover"])
         self.add(self.new, self.add_label, self.scan)
+        self.rows.addWidget(self.recover)
         self.tool = tipped(slim(QComboBox()), TIPS["tool"])
         self.target = QLabel()
         form = self.form()
@@ -50,6 +57,11 @@ class CorrectSection(Section):
         self.undo = tipped(QPushButton("Undo"), TIPS["undo"])
         self.redo = tipped(QPushButton("Redo"), TIPS["redo"])
         self.add(self.apply, self.undo, self.redo)
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.journals = Journals(self._news.put)
+        self._clock = QTimer(self)
+        self._clock.setInterval(500)
+        self._clock.timeout.connect(self._tell_news)
         self._fill_tools()
         self._connect()
         self._labels_changed()
@@ -87,9 +99,23 @@ class CorrectSection(Section):
 
         self._host.start(work, tool, lambda found: self._show(layer, seen, found))
 
+    def recover_case(self) -> None:
+        """Open what the journal beside the image leads to as a labels layer."""
+        folder = self._case_folder()
+        if folder is None:
+            return
+
+        def work(job: Job) -> Any:  # Any: a Mask
+            from maskloop.desk.cases import replay
+
+            return replay(folder)
+
+        self._host.start(work, f"Recovering {folder.name}", self._show_recovered)
+
     def release(self) -> None:
-        """Stop listening to the layer."""
-        self.table.show_layer(None)
+        """Stop listening to the layer; write what is pending."""
+        self.journals.close()
+        self.table.release()
 
     def _show(self, layer: Any, seen: layers.LabelsCapture, found: Any) -> None:  # Any: untyped
         if not any(layers.bare(x) is layer for x in self._host.viewer.layers):
@@ -135,6 +161,7 @@ class CorrectSection(Section):
         self.new.clicked.connect(self.make_labels)
         self.add_label.clicked.connect(self.add_class)
         self.scan.clicked.connect(self.list_ids)
+        self.recover.clicked.connect(self.recover_case)
         self.table.itemSelectionChanged.connect(self._check)
         self.table.followed.connect(self._check)
         self._host.labels.changed.connect(self._labels_changed)
@@ -189,11 +216,37 @@ class CorrectSection(Section):
     def _step(self, word: str) -> None:
         layer = self._host.labels.layer
         if layer is not None:
-            getattr(layer, word)()
+            getattr(self.journals.of(layer) or layer, word)()
 
     def _labels_changed(self) -> None:
-        self.table.show_layer(self._host.labels.layer)
+        layer = self._host.labels.layer
+        self.table.show_layer(layer)
+        if layer is not None and setting("journal", True):
+            others = [layers.bare(x) for x in self._host.viewer.layers]
+            author = str(setting("author", ""))
+            if self.journals.begin(layer, others, author=author) is not None:
+                self._clock.start()
         self._check()
+
+    def _tell_news(self) -> None:
+        while not self._news.empty():
+            self._host.say(self._news.get(), "warning")
+
+    def _show_recovered(self, mask: Mask) -> None:
+        from napari.layers import Layer
+
+        image = self._host.image.layer
+        name = f"{image.name if image is not None else mask.name}_recovered"
+        self._host.viewer.add_layer(Layer.create(*layers.mask_layer(mask, name=name)))
+        self._host.say(f"{name}: as the journal beside the image has it.", "good")
+
+    def _case_folder(self) -> Path | None:
+        from maskloop.desk.cases import case_folder
+
+        image = self._host.image.layer
+        source = layers.placement_of(image).source if image is not None else None
+        folder = case_folder(source) if source is not None else None
+        return folder if folder is not None and folder.is_dir() else None
 
     def _problem(self) -> str:
         layer = self._host.labels.layer
@@ -216,6 +269,7 @@ class CorrectSection(Section):
         self.apply.setToolTip(problem or TIPS["apply"])
         for button in (self.undo, self.redo, self.add_label, self.scan):
             button.setEnabled(layer is not None)
+        self.recover.setVisible(self._case_folder() is not None)
         self.new.setEnabled(self._host.image.layer is not None)
         table = LabelTable() if layer is None else layers.table_of(layer)
         number = 0 if layer is None else int(layer.selected_label)

@@ -34,7 +34,7 @@ class LoadSection(Section):
         super().__init__("Load", is_open=True)
         self._host = host
         self.open_image = tipped(QPushButton("Open image"), TIPS["open_image"])
-        self.open_folder = tipped(QPushButton("DICOM folder"), TIPS["open_folder"])
+        self.open_folder = tipped(QPushButton("DICOM"), TIPS["open_folder"])
         self.open_mask = tipped(QPushButton("Open mask"), TIPS["open_mask"])
         self.open_image.clicked.connect(self._ask_image)
         self.open_folder.clicked.connect(self._ask_folder)

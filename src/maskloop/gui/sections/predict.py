@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
@@ -13,6 +15,7 @@ from maskloop.core.mask import Mask
 from maskloop.gui import layers
 from maskloop.gui.choices import slim
 from maskloop.gui.host import Host, setting
+from maskloop.gui.runner import Run
 from maskloop.gui.section import Section, beside, tipped, words
 from maskloop.gui.tips import TIPS
 
@@ -66,7 +69,10 @@ class PredictSection(Section):
         self.reason.setStyleSheet("color: #ffcf66; background: transparent;")
         self.run = tipped(QPushButton("Run"), TIPS["run"])
         self.run.setObjectName("maskloop_main")
-        for widget in (self.about, self.reason, self.run):
+        self.gpu = words()
+        self.gpu.setStyleSheet("color: #ffcf66; background: transparent;")
+        self.gpu.hide()
+        for widget in (self.about, self.gpu, self.reason, self.run):
             self.rows.addWidget(widget)
         self.run.clicked.connect(self.start)
         self.refresh.clicked.connect(self.refill)
@@ -77,6 +83,28 @@ class PredictSection(Section):
         host.models_changed.connect(self.refill)
         host.viewer.dims.events.current_step.connect(self._follow_slider)
         self.refill()
+        self._gpu_run: Run | None = None
+        if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
+            self.look_at_gpu()
+
+    def look_at_gpu(self) -> None:
+        """Say so if there is a graphics card that torch cannot use; asks it beside the window."""
+
+        def work(job: Job) -> dict[str, Any]:  # Any: plain JSON values
+            from maskloop.desk.doctor import doctor
+
+            found: dict[str, Any] = doctor()["device"]
+            return found
+
+        self._gpu_run = Run(work, "Looking at the graphics card", self)
+        self._gpu_run.done.connect(self._show_gpu)
+        self._gpu_run.start()
+
+    def _show_gpu(self, device: dict[str, Any]) -> None:  # Any: plain JSON values
+        if device["problem"]:
+            fix = f"\nRun: {device['fix']}" if device["fix"] else ""
+            self.gpu.setText(f"{device['problem']}{fix}")
+            self.gpu.show()
 
     @property
     def chosen(self) -> dict[str, Any] | None:  # Any: plain JSON values
@@ -124,6 +152,8 @@ class PredictSection(Section):
 
     def release(self) -> None:
         """Stop listening to the viewer."""
+        if self._gpu_run is not None:
+            self._gpu_run.stop()
         self._host.viewer.dims.events.current_step.disconnect(self._follow_slider)
 
     def _show(self, wanted: Wanted, found: Any) -> None:  # Any: a Prediction
@@ -278,12 +308,17 @@ def about(model: dict[str, Any]) -> str:  # Any: plain JSON values
     """Return what a model is, was proved on and may be used for, for a tooltip."""
     lines = [
         model["title"],
-        f"finds: {', '.join(model['labels'].values())}" if model["labels"] else "",
+        f"finds: {_listed(list(model['labels'].values()))}" if model["labels"] else "",
         f"licence: {model['licence']}" if model["licence"] else "",
         _short(model),
         *model["limits"],
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _short(model: dict[str, Any]) -> str:  # Any: plain JSON values

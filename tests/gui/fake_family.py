@@ -1,0 +1,70 @@
+"""A model small and odd enough to test the window with: it thresholds, waits or fails as told."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskloop.core.labels import LabelTable
+from maskloop.models.base import Segmentation
+from maskloop.models.cards import ModelCard, save_card
+
+
+class FakeFamily:
+    name = "fake"
+    title = "Fake"
+    tasks = ("semantic", "instance")
+    ndims = (2, 3)
+    variants = ()
+    is_trainable = False
+
+    def build(self, card: ModelCard) -> nn.Module:
+        return nn.Identity()
+
+    def load(self, card: ModelCard, files: Any) -> nn.Module:
+        return nn.Identity()
+
+    def segment(
+        self, network: nn.Module, image: Any, *, card: ModelCard, device: Any, job: Any
+    ) -> Segmentation:
+        how = card.parameters["how"]
+        if how == "fail":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 178 GiB.")
+        for _ in job.track(range(100 if how == "slow" else 2), "tiles"):
+            time.sleep(0.1 if how == "slow" else 0.0)
+        if how == "deaf":
+            time.sleep(4)
+        pixels = image.data
+        if image.has_channels:
+            pixels = pixels.mean(axis=-1)
+        ids = (pixels > 50).astype(np.uint8)
+        ids[pixels > 100] = 2
+        labels = card.labels
+        if card.task == "instance":
+            labels = LabelTable.objects((1, 2), "cell")
+        return Segmentation(ids, labels)
+
+
+FAMILY = FakeFamily()
+
+
+def save_fake(folder: Path, name: str, *, ndim: int, how: str = "quick", **more: Any) -> None:
+    """Put a fake model into the user's folder."""
+    weights = folder / "none.safetensors"
+    weights.write_bytes(b"no weights")
+    card = ModelCard(
+        name,
+        f"Fake {name}",
+        "fake",
+        ndim=ndim,
+        labels=LabelTable.classes({1: "liver", 2: "tumour"}),
+        parameters={"how": how, "slices": False},
+        status="proved",
+        **more,
+    )
+    save_card(card, {"none.safetensors": weights})
