@@ -359,7 +359,7 @@ def test_damaged_files_say_so(tmp_path):
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(FormatError, match="expected .*got .*; "):
+        with pytest.raises(FormatError, match=r"expected .*got .*; "):
             load(tmp_path / name)
 
 

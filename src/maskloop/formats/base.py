@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -376,7 +378,7 @@ def write_verified(
         main = swap.file(path)
         format.write_mask(planned.mask, main, suffix=suffix, target=path)
         job.report("read back", 1, 3)
-        evidence = format.reread(main, suffix=suffix)
+        evidence = _read_back(format, main, suffix, path)
         worst = _compare(planned, evidence, path)
         hashes = {path.name: _sha256(main)}
         if format.has_sidecar:
@@ -408,6 +410,28 @@ def write_verified(
         swap.commit()
     job.report("done", 3, 3)
     return receipt
+
+
+def _read_back(format: Format, main: Path, suffix: str, path: Path) -> Evidence:
+    """Return what the second reader finds; a file that it cannot read at all is wrong too."""
+    if format.reread is None:
+        msg = f"expected a format with a second reader, got {format.name!r}; choose another one"
+        raise InputError(msg)
+    try:
+        return format.reread(main, suffix=suffix)
+    except VerificationError:
+        raise
+    except (
+        *(ValueError, KeyError, IndexError, TypeError, AttributeError, SyntaxError, EOFError),
+        *(struct.error, zlib.error, OSError),
+    ) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        msg = (
+            f"expected {path.name} to read back, got {type(error).__name__}: {error}; "
+            f"the old file was kept"
+        )
+        raise VerificationError(msg) from error
 
 
 def _label_counts(mask: Mask, ids: npt.NDArray[Any]) -> list[LabelCount]:

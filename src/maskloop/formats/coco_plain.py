@@ -63,12 +63,14 @@ def _painted(
         sizes = lengths[1::2]
         # Numbers of all pixels of the runs: each run counts up to its own end.
         pixels = np.arange(sizes.sum()) + np.repeat(stops - np.cumsum(sizes), sizes)
+        if not pixels.size or (lengths < 0).any() or lengths.sum() != size:
+            _refuse(path, f"run lengths of {size} pixels in annotation {annotation['id']}", lengths)
         x, y = np.divmod(pixels, height)
         box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
-        found = (int(lengths.sum()), len(pixels), [float(n) for n in box])
-        meant = (size, annotation["area"], annotation["bbox"])
+        found = (len(pixels), [float(n) for n in box])
+        meant = (annotation["area"], annotation["bbox"])
         if found != meant:
-            _refuse(path, f"pixels, area and box {meant} of annotation {annotation['id']}", found)
+            _refuse(path, f"area and box {meant} of annotation {annotation['id']}", found)
         flat[y * width + x] = annotation["id"]
     return flat.reshape(height, width)
 

@@ -78,15 +78,11 @@ def read_image(path: Path, *, job: Job) -> Image:
     Palettes become colours; transparency is dropped, and that is told where it held something.
     """
     if _is_tiff(path):
-        data, geometry, has_time, has_channels = _read_tiff(path)
+        image, has_alpha = _read_tiff(path)
     else:
-        data = _read_pillow(path, job)
-        has_time, has_channels = False, data.ndim == 3
-        geometry = Geometry.pixels(data.shape[:2])
-    if has_channels and data.shape[-1] in (2, 4) and data.dtype.kind == "u":
-        data = _without_alpha(data, path, job)
-        has_channels = data.ndim > geometry.ndim + int(has_time)
-    return Image(data, geometry, path, None, has_time, has_channels)
+        image = _read_pillow(path, job)
+        has_alpha = image.channels in (2, 4)
+    return _without_alpha(image, job) if has_alpha else image
 
 
 def read_mask(
@@ -100,13 +96,8 @@ def read_mask(
                 f"blurred; save the labels as PNG or TIFF"
             )
             raise FormatError(msg)
-    if _is_tiff(path):
-        data, geometry, _, has_channels = _read_tiff(path)
-    else:
-        data = _read_pillow(path, job, as_ids=True)
-        geometry, has_channels = Geometry.pixels(data.shape[:2]), data.ndim == 3
-    if has_channels:
-        data = _one_channel(data, path)
+    found = _read_tiff(path)[0] if _is_tiff(path) else _read_pillow(path, job, as_ids=True)
+    data = _one_channel(found.data, path) if found.has_channels else found.data
     try:
         ids = as_ids(data)
     except InputError as error:
@@ -117,7 +108,7 @@ def read_mask(
         if present == [255]:
             job.say(f"{path.name} holds 0 and 255, a yes/no mask: its one label has id 255")
         labels = default_table(present, kind)
-    return Mask(ids, geometry, as_kind(labels, kind), path, None).checked()
+    return Mask(ids, found.geometry, as_kind(labels, kind), path, None).checked()
 
 
 def plan(mask: Mask, *, suffix: str) -> Planned:
@@ -200,8 +191,13 @@ def _pillow(path: Path) -> Iterator[Any]:  # Any: Pillow's class is imported on 
             raise FormatError(msg) from error
 
 
-def _read_pillow(path: Path, job: Job, *, as_ids: bool = False) -> npt.NDArray[Any]:
+def _read_pillow(path: Path, job: Job, *, as_ids: bool = False) -> Image:
     """Return pixels as (y, x) or (y, x, c); with `as_ids`, palette numbers instead of colours."""
+    data = _pillow_pixels(path, job, as_ids=as_ids)
+    return Image(data, Geometry.pixels(data.shape[:2]), path, has_channels=data.ndim == 3)
+
+
+def _pillow_pixels(path: Path, job: Job, *, as_ids: bool) -> npt.NDArray[Any]:
     with _pillow(path) as picture:
         _tell_turn(picture, path, job)
         depth = _png_depth(path)
@@ -249,12 +245,13 @@ def _tell_turn(picture: Any, path: Path, job: Job) -> None:  # Any: Pillow's cla
         )
 
 
-def _without_alpha(data: npt.NDArray[Any], path: Path, job: Job) -> npt.NDArray[Any]:
-    alpha = data[..., -1]
-    if int(alpha.min()) < np.iinfo(data.dtype).max:
-        job.say(f"{path.name} has transparent pixels; the transparency was dropped")
-    colours = np.ascontiguousarray(data[..., :-1])
-    return colours[..., 0] if colours.shape[-1] == 1 else colours
+def _without_alpha(image: Image, job: Job) -> Image:
+    data = image.data
+    if data.dtype.kind == "u" and int(data[..., -1].min()) < np.iinfo(data.dtype).max:
+        job.say(f"{image.name} has transparent pixels; the transparency was dropped")
+    data = np.ascontiguousarray(data[..., :-1])
+    shown = Image(data, image.geometry, image.source, None, image.has_time, has_channels=True)
+    return shown.channel(0) if shown.channels == 1 else shown
 
 
 def _one_channel(data: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
@@ -274,34 +271,32 @@ def _one_slice(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return data
 
 
-def _read_tiff(path: Path) -> tuple[npt.NDArray[Any], Geometry, bool, bool]:
-    """Return ([t,] [z,] y, x [, c]), its grid, and whether t and c are there."""
+def _read_tiff(path: Path) -> tuple[Image, bool]:
+    """Return ([t,] [z,] y, x [, c]) on its grid, and whether the last channel is transparency."""
     import tifffile
 
+    damage = (tifffile.TiffFileError, ValueError, IndexError, KeyError, struct.error, zlib.error)
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            axes = series.axes
-            data = series.asarray()
-            imagej = file.imagej_metadata or {}
-            steps = _steps(series.pages[0], imagej)
-    except (
-        tifffile.TiffFileError,
-        ValueError,
-        IndexError,
-        KeyError,
-        struct.error,
-        zlib.error,
-    ) as error:
+            page = series.keyframe
+            steps = _steps(page, file.imagej_metadata or {})
+            has_alpha = int(page.photometric) == 2 and bool(page.extrasamples)
+            return _ordered(series.asarray(), series.axes, steps, path), has_alpha
+    except damage as error:
+        if isinstance(error, FormatError):
+            raise
         if "imagecodecs" not in str(error):
             msg = (
-                f"expected a whole TIFF, got {path.name}: {error}; copy the file again or "
-                "convert it"
+                f"expected a whole TIFF, got {path.name}: {error}; "
+                f"copy the file again or convert it"
             )
             raise FormatError(msg) from error
-        data, axes, steps = _pages_by_pillow(path), "", None
-        axes = {2: "YX", 3: "IYX" if data.shape[-1] not in (3, 4) else "YXS", 4: "IYXS"}[data.ndim]
-    return _ordered(data, axes, steps, path)
+    # Compressions that tifffile leaves to another package, such as LZW, Pillow reads itself.
+    data = _pages_by_pillow(path)
+    is_coloured = data.ndim > 2 and data.shape[-1] in (3, 4)
+    axes = "IYX"[-(data.ndim - int(is_coloured)) :] + "S" * int(is_coloured)
+    return _ordered(data, axes, None, path), is_coloured and data.shape[-1] == 4
 
 
 def _pages_by_pillow(path: Path) -> npt.NDArray[Any]:
@@ -315,7 +310,7 @@ def _pages_by_pillow(path: Path) -> npt.NDArray[Any]:
 
 def _ordered(
     data: npt.NDArray[Any], axes: str, steps: tuple[float, float, float] | None, path: Path
-) -> tuple[npt.NDArray[Any], Geometry, bool, bool]:
+) -> Image:
     roles: dict[str, int] = {}
     for at, letter in enumerate(axes):
         if letter not in "YX" and data.shape[at] == 1:
@@ -351,7 +346,7 @@ def _ordered(
         geometry = Geometry(shape, np.eye(4)[[2, 1, 0, 3]], "px")
     else:
         geometry = _stack_grid(shape, steps)
-    return data, geometry, "t" in roles, "c" in roles
+    return Image(data, geometry, path, None, "t" in roles, "c" in roles)
 
 
 def _stack_grid(shape: tuple[int, ...], steps: tuple[float, ...]) -> Geometry:
@@ -367,7 +362,7 @@ def _steps(page: Any, imagej: dict[str, Any]) -> tuple[float, float, float] | No
     factor = _IN_MM.get(str(imagej.get("unit", "")).lower())
     if factor is None or not imagej.get("spacing"):
         return None
-    tags = page.keyframe.tags
+    tags = page.tags
     found = []
     for name in ("YResolution", "XResolution"):
         if name not in tags or 0 in tags[name].value:
