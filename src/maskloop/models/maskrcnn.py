@@ -102,8 +102,10 @@ class MaskRCNNFamily:
     """Mask R-CNN; stateless.
 
     `card.parameters`: ``shortest``, ``longest`` (800, 1333: sides of the picture in the network),
-    ``detections`` (300), ``least_score`` (0.5), ``proposals`` (1000), ``slices``
-    (False: volumes are refused), ``outputs`` (class outputs of
+    ``detections`` (300), ``least_score`` (0.5), ``proposals`` (1000; twice as many
+    in training), ``samples`` (512: boxes a picture in training), ``slices``
+    (False: volumes are refused), ``norm`` (``"group"`` in a network that starts from nothing;
+    ``"frozen"`` keeps the statistics that published weights come with), ``outputs`` (class outputs of
     the network where they are not the labels plus one: then a label's id is its output).
     """
 
@@ -136,6 +138,7 @@ class MaskRCNNFamily:
                 "detections": 300,
                 "least_score": 0.5,
                 "slices": False,
+                "norm": "group" if variant == "v1" else "batch",
                 "patch": [512, 512],
                 "heads": ["roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"],
             },
@@ -148,22 +151,15 @@ class MaskRCNNFamily:
             "box_detections_per_img": int(card.parameters.get("detections", 300)),
             "box_score_thresh": float(card.parameters.get("least_score", 0.5)),
             "rpn_post_nms_top_n_test": int(card.parameters.get("proposals", 1000)),
+            "rpn_post_nms_top_n_train": 2 * int(card.parameters.get("proposals", 1000)),
+            "box_batch_size_per_image": int(card.parameters.get("samples", 512)),
         }
         if card.variant == "v2":
             network = maskrcnn_resnet50_fpn_v2(
                 weights=None, weights_backbone=None, num_classes=outputs, **told
             )
         elif card.variant == "v1":
-            backbone = resnet_fpn_backbone(
-                backbone_name="resnet50",
-                weights=None,
-                norm_layer=FrozenBatchNorm2d,
-                trainable_layers=3,
-            )
-            network = MaskRCNN(backbone, num_classes=outputs, **told)
-            for part in network.modules():
-                if isinstance(part, FrozenBatchNorm2d):
-                    part.eps = 0.0  # the published weights were trained so
+            network = MaskRCNN(_backbone(card), num_classes=outputs, **told)
         else:
             raise UnknownNameError.of("variant of maskrcnn", card.variant, list(_VARIANTS))
         network.rpn = _as(CarefulProposals, network.rpn)
@@ -241,15 +237,16 @@ class MaskRCNNFamily:
         """Return the sum of the five losses of the paper and its proposal network.
 
         Anchors and proposals that lie more than half in unreviewed regions are left out as
-        background. Batch norms keep their statistics: batches are small.
+        background. Published batch norms keep their statistics: batches are small.
         """
         if not isinstance(network, MaskRCNN):
             msg = f"expected a Mask R-CNN, got {type(network).__name__}; build it from its card"
             raise InputError(msg)
         network.train()
-        for part in network.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()
+        if card.parameters.get("norm", "frozen") == "frozen":
+            for part in network.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.eval()
         unseen = [_summed(ids == base.IGNORE) for ids in batch.ids]
         network.rpn.unseen = network.roi_heads.unseen = unseen
         targets = [
@@ -260,13 +257,36 @@ class MaskRCNNFamily:
         features = network.backbone(images.tensors)
         proposals, first = network.rpn(images, features, targets)
         _, second = network.roi_heads(features, proposals, images.image_sizes, targets)
-        return torch.stack([*first.values(), *second.values()]).sum()
+        losses = [*first.values(), *second.values()]
+        if not any(len(target["boxes"]) for target in targets):
+            # With no object and nothing reviewed there is no sample, whose mean would be NaN.
+            losses = [loss for loss in losses if bool(torch.isfinite(loss))]
+        nothing = sum(level.sum() for level in features.values()) * 0
+        return torch.stack(losses).sum() if losses else nothing
 
     def augmentation(self, card: ModelCard) -> frozenset[str]:
         """Return what the card allows; else mirroring, small turns, scale, gamma, noise, blur."""
         told = card.parameters.get("augmentation")
         free = ("mirror_x", "rotate", "scale", "gamma", "noise", "blur")
         return frozenset(free if told is None else told)
+
+
+def _backbone(card: ModelCard) -> nn.Module:
+    is_frozen = card.parameters.get("norm", "frozen") == "frozen"
+    backbone: nn.Module = resnet_fpn_backbone(
+        backbone_name="resnet50",
+        weights=None,
+        norm_layer=FrozenBatchNorm2d if is_frozen else _group_norm,
+        trainable_layers=3 if is_frozen else 5,
+    )
+    for part in backbone.modules():
+        if isinstance(part, FrozenBatchNorm2d):
+            part.eps = 0.0  # the published weights were trained so
+    return backbone
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(32, channels)
 
 
 def _as(kind: type[nn.Module], plain: nn.Module) -> nn.Module:

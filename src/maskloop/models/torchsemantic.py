@@ -46,7 +46,8 @@ class TorchSemantic(DenseFamily):
     """torchvision's segmentation networks, one a variant.
 
     `card.parameters`: ``shortest`` (520: the short side of the picture in the network),
-    ``longest`` (2080), ``auxiliary`` (whether the weights hold a second head, used in training).
+    ``longest`` (2080), ``auxiliary`` (whether the weights hold a second head), ``norm``
+    (``"frozen"`` keeps the statistics that published weights come with).
     """
 
     name = "torchsemantic"
@@ -76,6 +77,7 @@ class TorchSemantic(DenseFamily):
                 "shortest": 520,
                 "longest": 2080,
                 "auxiliary": False,
+                "norm": "batch",
                 "patch": [480, 480],
                 "heads": ["classifier", "aux_classifier"],
             },
@@ -126,10 +128,11 @@ class TorchSemantic(DenseFamily):
         return resample.scores(scores, data.shape[1:])
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
-        """Return Dice plus cross-entropy; batch norms keep their statistics (batches are small)."""
-        for part in network.modules():
-            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-                part.eval()
+        """Return Dice plus cross-entropy; published batch norms keep their statistics."""
+        if card.parameters.get("norm", "frozen") == "frozen":
+            for part in network.modules():
+                if isinstance(part, torch.nn.BatchNorm2d):
+                    part.eval()
         return super().train_step(network, batch, card=card)
 
 
