@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 PROBE = """
 import json, sys
 from npe2 import PluginManifest
-found = next(m for m in PluginManifest.discover() if m.name == "napari-maskloop")
+results = [r for r in PluginManifest.discover() if r.manifest is not None]
+found = next(r for r in results if r.manifest.name == "napari-maskloop")
 manifest = found.manifest
 parts = manifest.contributions
 print(json.dumps({
