@@ -249,34 +249,54 @@ def _linear(data: Array, at: Coordinates) -> Array:
     """Return `data` at the product of `at`: float32, or float64 where that would lose digits."""
     is_wide = (data.dtype.kind in "iu" and data.dtype.itemsize > 2) or data.dtype == np.float64
     real = np.dtype(np.float64 if is_wide else np.float32)
+    order = _cheapest_first(data.shape, at)
+    within = [axis for axis in order if axis > 0]
     found = data
-    for axis in _cheapest_first(data.shape, at):
-        found = _linear_along(found, axis, at[axis], real)
+    if 0 in order and order[0] == 0:
+        found = _along_planes(found, at[0], real)
+    if within:
+        found = _within_planes(found, within, at, real)
+    if 0 in order and order[0] != 0:
+        found = _along_planes(found, at[0], real)
     return found.astype(real, copy=found is data)
 
 
-def _linear_along(
-    data: Array, axis: int, at: npt.NDArray[np.float64], real: np.dtype[Any]
-) -> Array:
-    low, share = _cells(at, data.shape[axis])
-    high = np.minimum(low + 1, data.shape[axis] - 1)
-    weight = share.astype(real).reshape(-1, *[1] * (data.ndim - axis - 1))
-    shape = (*data.shape[:axis], len(at), *data.shape[axis + 1 :])
-    out = np.empty(shape, dtype=real)
-    step = max(1, _CHUNK // max(1, out[0].size))
-    for first in range(0, shape[0], step):
-        part = slice(first, first + step)
-        if axis == 0:
-            below, above = data[low[part]], data[high[part]]
-            by = weight[part]
-        else:
-            below, above = (data[part].take(i, axis=axis, mode="clip") for i in (low, high))
-            by = weight
-        target = out[part]
-        # a + (b - a) w, exact on ramps and on constants
-        np.subtract(above, below, out=target, dtype=real)
-        target *= by
-        target += below
+def _within_planes(data: Array, axes: list[int], at: Coordinates, real: np.dtype[Any]) -> Array:
+    """Interpolate along all axes but the first, a few planes at a time."""
+    shape = [len(c) if axis in axes else data.shape[axis] for axis, c in enumerate(at)]
+    out = np.empty((len(data), *shape[1:]), dtype=real)
+    plans = []
+    for axis in axes:
+        low, share = _cells(at[axis], data.shape[axis])
+        high = np.minimum(low + 1, data.shape[axis] - 1)
+        weight = share.astype(real).reshape(-1, *[1] * (data.ndim - axis - 1))
+        plans.append((axis, low, high, weight))
+    step = max(1, _CHUNK // max(1, data[0].size))
+    for first in range(0, len(data), step):
+        part = data[first : first + step]
+        for axis, low, high, weight in plans:
+            below = part.take(low, axis=axis, mode="clip")
+            above = part.take(high, axis=axis, mode="clip")
+            is_last = axis == axes[-1]
+            target = out[first : first + step] if is_last else np.empty(below.shape, dtype=real)
+            part = _lerp(below, above, weight, target)
+    return out
+
+
+def _along_planes(data: Array, at: npt.NDArray[np.float64], real: np.dtype[Any]) -> Array:
+    low, share = _cells(at, len(data))
+    out = np.empty((len(at), *data.shape[1:]), dtype=real)
+    for number, (plane, weight) in enumerate(zip(low, share.astype(real), strict=True)):
+        above = data[min(int(plane) + 1, len(data) - 1)]
+        _lerp(data[plane], above, weight, out[number])
+    return out
+
+
+def _lerp(below: Array, above: Array, weight: Any, out: Array) -> Array:
+    # Any: a number or an array. As a + (b - a) w: exact on ramps and on constants.
+    np.subtract(above, below, out=out, dtype=out.dtype)
+    out *= weight
+    out += below
     return out
 
 
@@ -328,19 +348,21 @@ class _Block:
         found: npt.NDArray[np.intp] = np.add.outer(np.array(offsets), base)
         return found.reshape(*[2] * len(shape), -1)
 
-    def spread(self, values: Array) -> Array:
-        """Interpolate corner values ``(2, ..., 2, cell)`` to ``(*counts, cell)``."""
+    def weights(self) -> list[Weights]:
+        """Return the share of the upper corners along each axis, shaped for `spread`."""
         ndim = len(self.axes)
-        for axis in reversed(range(ndim)):
-            index = self._voxels(axis)
-            weight = (
-                self.axes[axis]
-                .share[index]
-                .reshape(self.counts[axis], *[1] * (ndim - 1 - axis), -1)
-            )
-            below, above = values.take(0, axis=axis), values.take(1, axis=axis)
-            below, above = (np.expand_dims(v, axis) for v in (below, above))
-            values = below + (above - below) * weight
+        return [
+            axis.share[self._voxels(i)].reshape(self.counts[i], *[1] * (ndim - 1 - i), -1)
+            for i, axis in enumerate(self.axes)
+        ]
+
+    def spread(self, values: Array, weights: list[Weights]) -> Array:
+        """Interpolate corner values ``(2, ..., 2, cell)`` to ``(*counts, cell)``."""
+        for axis in reversed(range(len(weights))):
+            lead = (slice(None),) * axis
+            below, above = values[(*lead, slice(0, 1))], values[(*lead, slice(1, 2))]
+            values = (above - below) * weights[axis]
+            values += below
         return values
 
     def targets(self, shape: Sequence[int]) -> npt.NDArray[np.intp]:
@@ -387,7 +409,7 @@ def _blocks(ids: Array, at: Coordinates) -> Iterator[_Block]:
     for code in np.unique(codes):
         chosen = cells[:, codes == code]
         found = tuple(int(n) for n in np.unravel_index(code, bases))
-        step = max(1, 4 * _CHUNK // int(np.prod(found)))
+        step = max(1, _CHUNK // int(np.prod(found)))
         for start in range(0, chosen.shape[1], step):
             yield _Block(axes, chosen[:, start : start + step], found)
 
@@ -400,7 +422,8 @@ def _vote(ids: Array, at: Coordinates, n: int | None) -> Array:
         every = corners.reshape(-1, corners.shape[-1])
         low, high = every.min(axis=0), every.max(axis=0)
         is_high = corners == high
-        winners = np.where(block.spread(is_high.astype(np.float32)) > 0.5, high, low)
+        votes = block.spread(is_high.astype(np.float32), block.weights())
+        winners = np.where(votes > 0.5, high, low)
         if n is None or n > 2:
             odd = np.flatnonzero(~(is_high | (corners == low)).reshape(every.shape).all(axis=0))
             if odd.size:
@@ -413,10 +436,11 @@ def _vote(ids: Array, at: Coordinates, n: int | None) -> Array:
 def _vote_of_many(block: _Block, corners: Array) -> Array:
     """Return the winners in cells whose corners carry three labels or more."""
     candidates = np.sort(corners.reshape(-1, corners.shape[-1]), axis=0)
-    best = block.spread((corners == candidates[0]).astype(np.float32))
+    weights = block.weights()
+    best = block.spread((corners == candidates[0]).astype(np.float32), weights)
     winners = np.broadcast_to(candidates[0], best.shape)
     for candidate in candidates[1:]:  # ascending, so that the lowest id keeps a tie
-        votes = block.spread((corners == candidate).astype(np.float32))
+        votes = block.spread((corners == candidate).astype(np.float32), weights)
         winners = np.where(votes > best, candidate, winners)
         best = np.maximum(votes, best)
     return winners
@@ -428,13 +452,12 @@ def _contest(scores: Array, at: Coordinates) -> Array:
     out = _take(ids, at)
     flat, values = out.reshape(-1), scores.reshape(len(scores), -1)
     for block in _blocks(ids, at):
-        corners = block.corners()
-        best = block.spread(values[0][corners])
+        corners, weights = block.corners(), block.weights()
+        best = block.spread(values[0].take(corners), weights)
         winners = np.zeros(best.shape, dtype=out.dtype)
         for number in range(1, len(values)):
-            found = block.spread(values[number][corners])
-            is_higher = found > best
-            winners[is_higher] = number
+            found = block.spread(values[number].take(corners), weights)
+            np.copyto(winners, number, where=found > best, casting="unsafe")
             np.maximum(best, found, out=best)
         flat[block.targets(out.shape)] = winners
     return out
