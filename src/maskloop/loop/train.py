@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.core.job import Job
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Kind, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.loop.load import load, load_mask
 
@@ -378,7 +378,7 @@ def _mask_of(case: TrainingCase, image: Image | None, as_classes: bool, job: Job
         if image is not None:
             case.mask.require_on(image)
         return case.mask
-    kind = "classes" if as_classes else "objects"
+    kind: Kind = "classes" if as_classes else "objects"
     return load_mask(case.mask, image=image, kind=kind, job=job)
 
 

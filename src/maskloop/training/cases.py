@@ -221,7 +221,7 @@ def fingerprint(thing: Image | Mask | Path | npt.NDArray[Any] | None) -> str:
         data = thing if isinstance(thing, np.ndarray) else thing.data
         digest.update(f"{data.dtype.str}{data.shape}".encode())
         for slab in data.reshape(data.shape[0], -1) if data.size else ():
-            digest.update(np.ascontiguousarray(slab).view(np.uint8))
+            digest.update(np.ascontiguousarray(slab).tobytes())
         if not isinstance(thing, np.ndarray):
             digest.update(thing.geometry.affine.tobytes())
         if isinstance(thing, Mask):

@@ -226,7 +226,7 @@ class _Run:
         value = loss(self.network, batch)
         found = float(value.detach())
         if math.isfinite(found):
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
             self.optimiser.step()
             self.spoilt = 0
@@ -262,7 +262,8 @@ class _Run:
         self.network.load_state_dict(self.average)
         self.network.eval()
         try:
-            scores = {str(k): float(v) for k, v in watch(self.network).items()}
+            with torch.no_grad():
+                scores = {str(k): float(v) for k, v in watch(self.network).items()}
         finally:
             self.network.load_state_dict(own)
             torch.set_rng_state(rng)

@@ -125,7 +125,8 @@ class PatchStore:
         np.save(folder / "ids.npy", np.ascontiguousarray(volume.ids))
         if reviewed is not None:
             np.save(folder / "reviewed.npy", np.ascontiguousarray(reviewed))
-        np.savez(folder / "spots.npz", **spots_of(volume, corrected))
+        for kind, spots in spots_of(volume, corrected).items():
+            np.save(folder / f"{kind}.spots.npy", spots)
         categories = {str(k): int(v) for k, v in volume.categories.items()}
         # The last file written marks the volume as complete.
         (folder / "volume.json").write_text(json.dumps({"categories": categories}))
@@ -167,16 +168,16 @@ class PatchStore:
     def _centre(
         self, rng: np.random.Generator, folder: Path, shape: Sequence[int]
     ) -> npt.NDArray[np.int64]:
-        with np.load(folder / "spots.npz") as spots:
-            u = rng.random()
-            kind = "corrected" if u < 0.5 else "rare" if u < 0.75 else "reviewed"
-            found = spots[kind]
-            if kind != "reviewed" and not len(found):
-                found = spots["reviewed"]
+        u = rng.random()
+        kind = "corrected" if u < 0.5 else "rare" if u < 0.75 else "reviewed"
+        found = np.load(folder / f"{kind}.spots.npy")
+        if not len(found):
+            found = np.load(folder / "reviewed.spots.npy")
         centre = found[int(rng.integers(len(found)))].astype(np.int64)
         # Off centre by up to a quarter, or the network learns that lesions sit in the middle.
         shift = [int(rng.integers(-(n // 4), n // 4 + 1)) for n in shape]
-        return centre + np.array(shift)
+        moved: npt.NDArray[np.int64] = centre + np.array(shift, np.int64)
+        return moved
 
 
 def spots_of(
@@ -207,7 +208,8 @@ def _class_map(ids: npt.NDArray[Any], categories: Mapping[int, int]) -> npt.NDAr
         return ids.astype(np.int64)
     table = np.zeros(int(max(ids.max(), max(categories))) + 1, np.int64)
     table[list(categories)] = list(categories.values())
-    return table[ids]
+    classes: npt.NDArray[np.int64] = table[ids]
+    return classes
 
 
 def _some(region: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.int32]:
