@@ -1,0 +1,322 @@
+"""A DICOM series: sorted and spaced by position, refused where it is no regular stack."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from maskloop.core.errors import FormatError, GeometryError, MaskloopError
+from maskloop.core.job import Job
+from maskloop.loop.load import load
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+ROWS, COLUMNS = 6, 5
+
+
+def write(
+    path: Path,
+    position,
+    *,
+    series="1.2.3",
+    pixels=None,
+    orientation=AXIAL,
+    slope=1,
+    intercept=-1024,
+    syntax=ExplicitVRLittleEndian,
+    photometric="MONOCHROME2",
+    number=4,
+    **more,
+) -> Path:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    meta.TransferSyntaxUID = syntax
+    data = pydicom.Dataset()
+    data.file_meta = meta
+    data.PatientName, data.PatientID = "SECRET^PERSON", "4711"
+    data.Modality, data.SeriesNumber, data.SeriesInstanceUID = "CT", number, series
+    data.ImagePositionPatient, data.ImageOrientationPatient = list(position), list(orientation)
+    data.PixelSpacing, data.SliceThickness = [0.8, 0.7], 5.0
+    data.Rows, data.Columns, data.SamplesPerPixel = ROWS, COLUMNS, 1
+    data.PhotometricInterpretation = photometric
+    pixels = np.zeros((ROWS, COLUMNS), np.int16) if pixels is None else pixels
+    data.BitsAllocated = data.BitsStored = 8 * pixels.dtype.itemsize
+    data.HighBit, data.PixelRepresentation = data.BitsStored - 1, int(pixels.dtype.kind == "i")
+    data.RescaleSlope, data.RescaleIntercept = slope, intercept
+    for key, value in more.items():
+        setattr(data, key, value)
+    data.PixelData = pixels.astype(
+        pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")
+    ).tobytes()
+    if syntax == RLELossless:
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.compress(RLELossless, generate_instance_uid=False)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def series(folder: Path, heights, **more) -> Path:
+    """Write slices whose pixels hold their own height, under shuffled names without suffix."""
+    names = np.random.default_rng(2).permutation(len(heights))
+    for name, height in zip(names, heights, strict=True):
+        write(
+            folder / f"image_{name}",
+            (-10.0, -20.0, height),
+            pixels=np.full((ROWS, COLUMNS), int(height * 10), np.int16),
+            **more,
+        )
+    return folder
+
+
+def test_slices_are_sorted_and_spaced_by_position(tmp_path):
+    image = load(series(tmp_path, [9.0, 0.0, 6.0, 3.0, 12.0], InstanceNumber=1))
+    assert image.data[:, 0, 0].tolist() == [-1024, -994, -964, -934, -904]
+    np.testing.assert_allclose(image.geometry.spacing, (3, 0.8, 0.7))
+    np.testing.assert_allclose(image.geometry.to_world((0, 0, 0)), (10, 20, 0))
+    np.testing.assert_allclose(image.geometry.to_world((2, 3, 4)), (10 - 4 * 0.7, 20 - 3 * 0.8, 6))
+    assert image.geometry.orientation == "SPL"
+    assert image.data.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    "orientation",
+    [(0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1), (1, 0, 0, 0, -1, 0), (0.6, 0.8, 0, 0, 0, -1)],
+)
+def test_every_orientation_lies_where_the_tags_say(tmp_path, orientation):
+    right, down = np.array(orientation, float).reshape(2, 3)
+    normal = np.cross(right, down)
+    for number in range(4):
+        write(
+            tmp_path / f"{3 - number}.dcm",
+            np.array((5.0, 6, 7)) - number * 2.5 * normal,
+            orientation=orientation,
+        )
+    geometry = load(tmp_path).geometry
+    first = np.array((5.0, 6, 7)) - 3 * 2.5 * normal
+    for z, y, x in ((0, 0, 0), (3, 5, 4), (1, 2, 3)):
+        lps = first + z * 2.5 * normal + y * 0.8 * down + x * 0.7 * right
+        np.testing.assert_allclose(geometry.to_world((z, y, x)), lps * (-1, -1, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless]
+)
+def test_transfer_syntaxes_give_the_same_values(tmp_path, syntax):
+    pixels = np.arange(-15, 15, dtype=np.int16).reshape(ROWS, COLUMNS)
+    for number in range(3):
+        write(tmp_path / str(number), (0, 0, number), pixels=pixels * (number + 1), syntax=syntax)
+    image = load(tmp_path)
+    np.testing.assert_array_equal(image.data, [pixels * n - 1024 for n in (1, 2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "slope", "intercept", "dtype"),
+    [
+        (np.uint16, 1, -1024, np.int16),
+        (np.int16, 1, 0, np.int16),
+        (np.int16, 2, -1000, np.int16),
+        (np.uint16, 1, 0, np.int32),
+        (np.int16, 1, -30000, np.int32),
+        (np.int16, 0.5, 0.25, np.float32),
+        (np.uint8, 1, 0, np.uint8),
+    ],
+)
+def test_rescaling_is_exact_in_the_narrowest_type(tmp_path, kind, slope, intercept, dtype):
+    highest = np.iinfo(kind).max if (slope, intercept) in ((1, 0), (1, -30000)) else 3000
+    pixels = np.linspace(
+        0 if kind != np.int16 else -3000, min(highest, np.iinfo(kind).max), ROWS * COLUMNS
+    ).astype(kind)
+    pixels = pixels.reshape(ROWS, COLUMNS)
+    for number in range(2):
+        write(
+            tmp_path / str(number), (0, 0, number), pixels=pixels, slope=slope, intercept=intercept
+        )
+    image = load(tmp_path)
+    assert image.data.dtype == dtype
+    np.testing.assert_allclose(image.data[0], pixels.astype(np.float64) * slope + intercept)
+
+
+def test_each_slice_has_its_own_slope(tmp_path):
+    pixels = np.full((ROWS, COLUMNS), 100, np.int16)
+    for number in range(3):
+        write(
+            tmp_path / str(number),
+            (0, 0, number),
+            pixels=pixels,
+            slope=number + 1,
+            intercept=-number,
+        )
+    assert load(tmp_path).data[:, 0, 0].tolist() == [100, 199, 298]
+
+
+def test_monochrome1_is_turned_and_told(tmp_path):
+    pixels = np.arange(30, dtype=np.uint16).reshape(ROWS, COLUMNS)
+    for number in range(2):
+        write(
+            tmp_path / str(number),
+            (0, 0, number),
+            pixels=pixels,
+            photometric="MONOCHROME1",
+            intercept=0,
+            BitsStored=8,
+        )
+    job = Job()
+    np.testing.assert_array_equal(load(tmp_path, job=job).data[0], 255 - pixels.astype(int))
+    assert any("MONOCHROME1" in note for note in job.notes)
+
+
+@pytest.mark.parametrize(
+    ("heights", "words"),
+    [
+        ([0, 3, 9, 12], "1 missing, the first between .* 6 mm apart"),
+        ([0, 3, 6, 10, 13], r"equal steps between slices, got 3 mm \(3 times\), 4 mm \(1 times\)"),
+        ([0, 3, 3, 6], "each slice at its own place, got 1 repeated"),
+    ],
+)
+def test_irregular_stacks_are_refused_by_name(tmp_path, heights, words):
+    with pytest.raises(GeometryError, match=words):
+        load(series(tmp_path, heights))
+
+
+def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
+    for number in range(4):
+        write(tmp_path / str(number), (0, number * 0.8, number * 3.0))
+    with pytest.raises(GeometryError, match=r"tilt of 14\.9 degrees"):
+        load(tmp_path)
+
+
+def test_several_series_are_listed_and_a_file_chooses(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"a{number}", (0, 0, number))
+        write(tmp_path / f"b{number}", (0, 0, 2 * number), series="9.9", number=7)
+    with pytest.raises(
+        FormatError, match=r"got 2 series: series 4 \(CT, 3 slices of 5x6.*series 7"
+    ) as caught:
+        load(tmp_path)
+    assert "SECRET" not in str(caught.value)
+    assert load(tmp_path / "b1").geometry.spacing[0] == 2
+
+
+def test_mixed_orientations_in_one_series_are_refused(tmp_path):
+    write(tmp_path / "a", (0, 0, 0))
+    write(tmp_path / "b", (0, 0, 1))
+    write(tmp_path / "c", (0, 0, 2), orientation=(0, 1, 0, 0, 0, -1))
+    with pytest.raises(FormatError, match="orientations or sizes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"NumberOfFrames": 3}, "several frames"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
+        ({"photometric": "PALETTE COLOR"}, "colours"),
+        ({"PixelSpacing": None}, "pixel spacing"),
+        ({"ImagePositionPatient": None}, "position and orientation"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orthogonal"),
+    ],
+)
+def test_what_is_no_plain_slice_is_refused(tmp_path, more, words):
+    write(tmp_path / "a", (0, 0, 0), **more)
+    write(tmp_path / "b", (0, 0, 1), **more)
+    with pytest.raises(MaskloopError, match=words):
+        load(tmp_path)
+
+
+def test_other_files_and_a_dicomdir_are_passed_over(tmp_path):
+    series(tmp_path, [0, 1, 2])
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"rubbish")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert load(tmp_path).data.shape == (3, ROWS, COLUMNS)
+
+
+def test_a_folder_without_dicom_says_so(tmp_path):
+    with pytest.raises(FormatError, match="got an empty folder"):
+        load(tmp_path)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(FormatError, match="got 1 other files"):
+        load(tmp_path)
+
+
+def test_one_slice_takes_its_stated_depth_and_says_so(tmp_path):
+    job = Job()
+    assert load(write(tmp_path / "a.dcm", (0, 0, 0)), job=job).geometry.spacing[0] == 5
+    assert any("one slice only" in note for note in job.notes)
+
+
+def test_a_file_cut_short_says_so(tmp_path):
+    series(tmp_path, [0, 1, 2])
+    victim = tmp_path / "image_1"
+    victim.write_bytes(victim.read_bytes()[:-20])
+    with pytest.raises(FormatError, match=r"image_1"):
+        load(tmp_path)
+
+
+def test_undefined_length_sequences_fall_back_to_pydicom(tmp_path):
+    item = pydicom.Dataset()
+    item.CodeValue = "x"
+    sequence = pydicom.Sequence([item])
+    sequence.is_undefined_length = True
+    for number in range(2):
+        write(
+            tmp_path / str(number),
+            (0, 0, number),
+            AnatomicRegionSequence=sequence,
+            pixels=np.full((ROWS, COLUMNS), 7, np.int16),
+        )
+    assert load(tmp_path).data.tolist() == np.full((2, ROWS, COLUMNS), 7 - 1024).tolist()
+
+
+def unzipped(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as found:
+        found.extractall(folder)
+    return folder
+
+
+def test_a_real_ct_equals_simpleitk_and_holds_its_labels(shared_data, tmp_path):
+    from maskloop.loop.load import load_mask
+
+    folder = unzipped(shared_data / "ct_liver/ircadb17/PATIENT_DICOM.zip", tmp_path)
+    folder = next(p.parent for p in folder.rglob("*") if p.is_file())
+    image = load(folder)
+    first = min(
+        (pydicom.dcmread(p, stop_before_pixels=True) for p in folder.iterdir()),
+        key=lambda d: d.ImagePositionPatient[2],
+    )
+    np.testing.assert_allclose(
+        image.geometry.to_world((0, 0, 0)),
+        np.array(first.ImagePositionPatient, float) * (-1, -1, 1),
+    )
+    np.testing.assert_allclose(image.geometry.spacing[1:], np.array(first.PixelSpacing, float))
+    load_mask(shared_data / "ct_liver/ircadb17/labels.nii.gz", image=image)
+    sitk = pytest.importorskip("SimpleITK")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    peer = reader.Execute()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(peer), image.data)
+    np.testing.assert_allclose(peer.GetSpacing()[::-1], image.geometry.spacing, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gantrytilting", "tilt of 14"),
+        ("notavolume", "repeated"),
+        ("sliceincrement/001", "1 missing"),
+    ],
+)
+def test_real_irregular_series_are_refused(shared_data, tmp_path, name, words):
+    folder = unzipped(shared_data / "dicom/dicom2nifti_cases/data.zip", tmp_path)
+    with pytest.raises(GeometryError, match=words):
+        load(next(p for p in folder.rglob(name) if p.is_dir()))
