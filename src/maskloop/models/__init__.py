@@ -8,6 +8,7 @@ FAMILIES = Registry(
     "model family",
     "maskloop.models",
     {
+        "flows": "maskloop.models.flows:FAMILY",
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
         "unet3d": "maskloop.models.unet3d:FAMILY",
