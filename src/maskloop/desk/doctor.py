@@ -27,8 +27,8 @@ def doctor() -> dict[str, Any]:  # Any: plain JSON values
     -------
     dict
         ``maskloop python executable platform processors memory_bytes packages device window
-        storage is_offline problems``. ``device`` is that of `maskloop.ops.device.describe`; ``problems`` are rows of ``problem``
-        and ``fix`` (a command, or what to do), none if all is well.
+        storage is_offline problems``. ``device`` is that of `maskloop.ops.device.describe`;
+        ``problems`` are rows of ``problem`` and ``fix`` (what to run or do), none if all is well.
     """
     from maskloop.ops.device import describe
 
