@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import MaskloopError
-from maskloop.core.image import Image
+from maskloop.core.errors import InputError, MaskloopError
+from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.job import Job
+from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import present_ids
 
 if TYPE_CHECKING:
+    from maskloop.core.labels import Kind
     from maskloop.core.mask import Mask
 
 
@@ -175,3 +179,163 @@ def _json(path: Path) -> dict[str, Any]:  # Any: plain JSON values
     from maskloop.formats import coco
 
     return coco.parse(path)
+
+
+def score(
+    predicted: Mask | Path | str,
+    truth: Mask | Path | str,
+    *,
+    nsd_tolerance_mm: float = 2.0,
+    kind: Kind | None = None,
+    job: Job | None = None,
+) -> dict[str, Any]:  # Any: plain JSON values
+    """Return how well two masks of one grid agree, label by label, as JSON-ready values.
+
+    Classes are compared by id. Objects are compared by category as regions, and one by one as
+    average precision. Volumes in mm whose objects have no category of their own (label files
+    without a table) are compared as classes unless `kind` says otherwise.
+
+    Parameters
+    ----------
+    predicted, truth : Mask, Path or str
+        Masks, or files that `load_mask` reads.
+    nsd_tolerance_mm : float
+        Distance within which two surfaces count as the same, > 0; in pixels for pictures.
+    kind : {"classes", "objects"}, optional
+        How to compare; from the masks' tables where not given.
+    job : Job, optional
+        Progress and cancel.
+
+    Returns
+    -------
+    dict
+        ``predicted``, ``truth`` (paths or None), ``kind``, ``unit``, ``nsd_tolerance_mm``,
+        ``labels`` (a list with ``id``, ``name``, ``status``, ``dice``, ``hd95_mm``, ``nsd``,
+        ``volume_ml`` and ``voxels`` of both), for objects ``objects`` (a list with ``category``,
+        counts, ``ap_50``, ``ap_mean``), and ``definitions``, which names each measure's.
+
+    Raises
+    ------
+    GeometryError
+        If the masks lie on different grids; the message says by how many mm and where.
+    InputError
+        If the tolerance is not positive, a mask has a time axis, or names and ids do not agree.
+    """
+    from maskloop.ops.scores import DEFINITIONS, require_same_grid, score_masks
+
+    job = job or Job()
+    if not nsd_tolerance_mm > 0:
+        msg = f"expected a surface tolerance above 0 mm, got {nsd_tolerance_mm!r}; give it in mm"
+        raise InputError(msg)
+    found, real = (_loaded(mask, kind, job) for mask in (predicted, truth))
+    require_same_grid(found, real)
+    if found.data.ndim != found.geometry.ndim:
+        msg = (
+            f"expected masks without a time axis, got shape {found.data.shape}; "
+            f"score one frame at a time"
+        )
+        raise InputError(msg)
+    kind = kind or _kind_to_score(found, real)
+    if kind == "objects":
+        objects = _object_rows(found, real)
+        found, real = _by_category(found, real)
+    else:
+        found, real = _by_id(found, real)
+    rows = score_masks(found, real, nsd_tolerance_mm=nsd_tolerance_mm, job=job)
+    names = ("dice", "hd95", "nsd", *(("average_precision",) if kind == "objects" else ()))
+    return {
+        "predicted": _path_text(predicted),
+        "truth": _path_text(truth),
+        "kind": kind,
+        "unit": real.geometry.unit,
+        "nsd_tolerance_mm": float(nsd_tolerance_mm),
+        "labels": [row.to_json() for row in rows],
+        **({"objects": objects} if kind == "objects" else {}),
+        "definitions": {name: DEFINITIONS[name] for name in names},
+    }
+
+
+def _loaded(mask: Mask | Path | str, kind: Kind | None, job: Job) -> Mask:
+    if isinstance(mask, Path | str):
+        from maskloop.loop.load import load_mask
+
+        mask = load_mask(mask, kind=kind, job=job)
+    return mask.checked()
+
+
+def _path_text(mask: Mask | Path | str) -> str | None:
+    if isinstance(mask, Path | str):
+        return str(mask)
+    return str(mask.source) if mask.source is not None else None
+
+
+def _kind_to_score(found: Mask, real: Mask) -> Kind:
+    if "classes" in (found.labels.kind, real.labels.kind):
+        return "classes"
+    is_nameless = {row.category for m in (found, real) for row in m.labels.values()} <= {"object"}
+    return "classes" if is_nameless and real.geometry.unit == "mm" else "objects"
+
+
+def _by_id(found: Mask, real: Mask) -> tuple[Mask, Mask]:
+    """Return both masks with rows that are classes; objects take the other mask's names."""
+    names = {
+        i: row.name for m in (found, real) for i, row in m.labels.items() if row.category is None
+    }
+
+    def as_classes(mask: Mask) -> Mask:
+        rows = [
+            row
+            if row.category is None
+            else Label(i, names.get(i, f"label {i}"), row.colour, ignore=row.ignore)
+            for i, row in mask.labels.items()
+        ]
+        return replace(mask, labels=LabelTable(rows))
+
+    return as_classes(found), as_classes(real)
+
+
+def _categories(mask: Mask) -> dict[int, str]:
+    return {i: row.category or row.name for i, row in mask.labels.items() if not row.ignore}
+
+
+def _by_category(found: Mask, real: Mask) -> tuple[Mask, Mask]:
+    """Return both masks with one class a category, numbered alike."""
+    listed = sorted({c for m in (found, real) for c in _categories(m).values()})
+    number = {name: i for i, name in enumerate(listed, start=1)}
+    ignored = Label(len(listed) + 1, "ignored", ignore=True)
+    rows = [Label(i, name) for name, i in number.items()]
+
+    def merged(mask: Mask) -> Mask:
+        categories = _categories(mask)
+        lookup = np.zeros(max(mask.labels, default=0) + 1, dtype=smallest_unsigned(ignored.id))
+        for i in mask.labels:
+            lookup[i] = number[categories[i]] if i in categories else ignored.id
+        return replace(mask, data=lookup[mask.data], labels=LabelTable([*rows, ignored]))
+
+    return merged(found), merged(real)
+
+
+def _object_rows(found: Mask, real: Mask) -> list[dict[str, Any]]:  # Any: plain JSON values
+    from maskloop.ops.scores import MEAN_THRESHOLDS, average_precision
+
+    is_counted = ~np.isin(real.data, [i for i, row in real.labels.items() if row.ignore])
+    rows = []
+    for name in sorted({c for m in (found, real) for c in _categories(m).values()}):
+        ours, theirs = (
+            np.where(
+                np.isin(m.data, [i for i, c in _categories(m).items() if c == name]), m.data, 0
+            )
+            * is_counted
+            for m in (found, real)
+        )
+        precision = average_precision(ours, theirs, MEAN_THRESHOLDS)
+        rows.append(
+            {
+                "category": name,
+                "predicted": len(present_ids(ours)),
+                "truth": len(present_ids(theirs)),
+                "ap_50": float(precision[0]),
+                "ap_mean": float(precision.mean()),
+            }
+        )
+    return rows
