@@ -26,9 +26,7 @@ def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def fake_models(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., None]:
+def fake_models(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts a fake model into the menu."""
     monkeypatch.setitem(FAMILIES.entries, "fake", "tests.gui.fake_family:FAMILY")
 

@@ -247,9 +247,7 @@ def test_names_given_by_another_plugin_are_used() -> None:
 
 
 def test_a_result_layer_copies_all_that_places_its_image() -> None:
-    image = ImageLayer(
-        np.zeros((4, 5, 6)), scale=(3, 2, 1), translate=(5, 6, 7), units=("um",) * 3
-    )
+    image = ImageLayer(np.zeros((4, 5, 6)), scale=(3, 2, 1), translate=(5, 6, 7), units=("um",) * 3)
     labels = layer_of(layers.blank_like(image, LabelTable(), "cells"))
     assert labels.units == image.units
     assert np.allclose(labels.extent.world, image.extent.world)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qtpy.QtCore import QTimer
 
 from maskloop.core.case import Case
 from maskloop.core.edits import Edit
@@ -71,6 +72,7 @@ class LayerJournal:
         self._done: deque[Box] = deque(maxlen=_NAPARI_REMEMBERS)
         self._undone: list[Box] = []
         self._has_begun = False
+        self._pending: list[tuple[Box, str]] = []
         self._thread = threading.Thread(target=self._write, name="maskloop journal", daemon=True)
         self._thread.start()
         layer.events.paint.connect(self._painted)
@@ -101,6 +103,7 @@ class LayerJournal:
             layer.events.data.disconnect(self._replaced)
             layer.bind_key("Control-Z", None, overwrite=True)
             layer.bind_key("Control-Shift-Z", None, overwrite=True)
+            self._flush()
         self._steps.put(None)
         self._thread.join(_WAIT_AT_CLOSE_S)
 
@@ -117,15 +120,22 @@ class LayerJournal:
             self._keep(tuple(slice(0, n) for n in self._place.shape), "replaced")
 
     def _keep(self, box: Box, words: str) -> None:
+        # napari tells of a step before it writes the voxels, except for strokes of the mouse.
+        self._flush()
+        self._pending.append((box, words))
+        QTimer.singleShot(0, self._flush)
+
+    def _flush(self) -> None:
+        """Copy what finished steps left and hand it to the thread."""
         layer = self._layer()
-        if layer is None:
-            return
-        if not self._has_begun:
-            # What the layer held before is not known any more: the first step brings all of it.
-            self._has_begun = True
-            box = tuple(slice(0, n) for n in self._place.shape)
-        ids = np.array(layer.data[box])
-        self._steps.put(Step(box, ids, layers.table_of(layer), words))
+        pending, self._pending = self._pending, []
+        for box, words in pending if layer is not None else ():
+            if not self._has_begun:
+                # What the layer held before is not known any more: the first step brings it all.
+                self._has_begun = True
+                box = tuple(slice(0, n) for n in self._place.shape)
+            table = layers.table_of(layer)
+            self._steps.put(Step(box, np.array(layer.data[box]), table, words))
 
     # The thread's side.
 

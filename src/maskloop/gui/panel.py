@@ -79,7 +79,7 @@ class _Column(QScrollArea):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Follow the width that the content needs."""
         if event.type() == QEvent.Type.LayoutRequest:
-            bar = self.verticalScrollBar().sizeHint().width()
+            bar = self.width() - self.viewport().width()
             self.setMinimumWidth(self._inside.minimumSizeHint().width() + bar)
         return False
 

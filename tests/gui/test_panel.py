@@ -1,0 +1,443 @@
+"""The panel in a real window: predict, correct, export, train, and what people do in between."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit, QWidget
+
+from maskloop.core.geometry import Geometry
+from maskloop.core.image import Image
+from maskloop.gui import layers
+from maskloop.gui import panel as panel_module
+from maskloop.gui.sections import predict as predict_module
+from maskloop.gui.tips import TIPS
+
+Settle = Callable[[Any], None]
+
+
+def ct() -> Image:
+    """Return air with a warm block in it and a hot one in that, feet first and left-handed."""
+    pixels = np.full((10, 24, 20), -1000, np.int16)
+    pixels[2:8, 4:20, 4:16] = 70
+    pixels[4:6, 8:12, 6:10] = 150
+    affine = np.array([[0, 0, 2.0, 0], [0, -2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
+    return Image(pixels, Geometry(pixels.shape, affine))
+
+
+def add_ct(viewer: Any) -> Any:
+    data, options, _ = layers.image_layers(ct(), name="ct")[0]
+    return layers.bare(viewer.add_image(data, **options))
+
+
+def layer_named(viewer: Any, name: str) -> Any:
+    return layers.bare(viewer.layers[name])
+
+
+def test_predict_makes_one_named_undoable_layer_in_place(window: Any, settle: Settle) -> None:
+    viewer, panel = window
+    image = add_ct(viewer)
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    assert panel.host.is_busy
+    settle(panel)
+
+    result = layer_named(viewer, "ct_fake3d")
+    assert np.array_equal(result.data == 1, image.data == 70)
+    assert np.array_equal(result.scale, image.scale)
+    assert result.units == image.units
+    assert layers.mask_of(result)[0].geometry.matches(ct().geometry)
+    assert list(result.features["name"]) == ["background", "liver", "tumour"]
+    assert panel.host.labels.layer is result
+    result.undo()
+    assert not result.data.any()
+
+
+def test_a_second_run_is_a_step_in_the_same_layer(window: Any, settle: Settle) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    settle(panel)
+    result = layer_named(viewer, "ct_fake3d")
+    result.selected_label = 2
+    result.paint((5, 2, 2), 2)
+    painted = result.data.copy()
+    panel.predict.run.click()
+    settle(panel)
+    assert [x.name for x in viewer.layers] == ["ct", "ct_fake3d"]
+    assert not np.array_equal(result.data, painted)
+    result.undo()
+    assert np.array_equal(result.data, painted)
+
+
+def test_a_mask_too_large_for_undo_gets_a_layer_of_its_own(
+    window: Any, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_module, "MOST_UNDONE", 10)
+    viewer, panel = window
+    image = add_ct(viewer)
+    panel.predict.choose("fake3d")
+    for _ in range(2):
+        panel.host.image.choose(image)
+        panel.predict.run.click()
+        settle(panel)
+    assert len(viewer.layers) == 3
+    assert np.array_equal(layers.bare(viewer.layers[2]).data == 1, image.data == 70)
+
+
+def test_the_model_proposed_fits_the_image(window: Any) -> None:
+    viewer, panel = window
+    viewer.add_image(np.zeros((30, 40)), name="flat")
+    assert 2 in panel.predict.chosen["ndim"]
+    add_ct(viewer)
+    assert 3 in panel.predict.chosen["ndim"]
+
+
+def test_run_is_disabled_with_a_reason(window: Any) -> None:
+    viewer, panel = window
+    assert not panel.predict.run.isEnabled()
+    assert "Open an image" in panel.predict.reason.text()
+    viewer.add_image(np.zeros((30, 40)), name="flat")
+    panel.predict.choose("fake3d")
+    assert not panel.predict.run.isEnabled()
+    assert panel.predict.reason.text() == "fake3d needs a volume; flat is a picture."
+    panel.predict.choose("fake2d")
+    assert panel.predict.run.isEnabled()
+
+
+def test_a_ct_model_warns_on_what_is_no_ct(window: Any, fake_models: Callable[..., None]) -> None:
+    viewer, panel = window
+    fake_models("ct-only", ndim=3, modality="CT")
+    panel.predict.refresh.click()
+    viewer.add_image(np.zeros((10, 20, 30)), name="mri")
+    panel.predict.choose("ct-only")
+    assert "Hounsfield" in panel.predict.reason.text()
+    assert panel.predict.run.isEnabled()
+
+
+def test_stop_works_within_a_second_and_changes_nothing(
+    window: Any, fake_models: Callable[..., None], qtbot: Any, settle: Settle
+) -> None:
+    viewer, panel = window
+    fake_models("deaf", ndim=3, how="deaf")
+    panel.predict.refresh.click()
+    add_ct(viewer)
+    panel.predict.choose("deaf")
+    panel.predict.run.click()
+    qtbot.wait(800)
+    before = time.monotonic()
+    panel.host.stop_button.click()
+    settle(panel)
+    assert time.monotonic() - before < 1
+    assert [x.name for x in viewer.layers] == ["ct"]
+    assert "stopped" in panel.host.message.text()
+    assert panel.predict.run.isEnabled()
+
+
+def test_errors_of_torch_are_shown(
+    window: Any, fake_models: Callable[..., None], settle: Settle
+) -> None:
+    viewer, panel = window
+    fake_models("full", ndim=3, how="fail")
+    panel.predict.refresh.click()
+    add_ct(viewer)
+    panel.predict.choose("full")
+    panel.predict.run.click()
+    settle(panel)
+    assert "CUDA out of memory" in panel.host.message.text()
+    assert panel.predict.run.isEnabled()
+
+
+def test_a_layer_deleted_while_a_model_runs_does_no_harm(
+    window: Any, fake_models: Callable[..., None], settle: Settle
+) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    viewer.layers.remove("ct")
+    settle(panel)
+    assert layer_named(viewer, "ct_fake3d").data.any()
+
+
+def test_renamed_and_deleted_layers_are_followed(window: Any, settle: Settle) -> None:
+    viewer, panel = window
+    image = add_ct(viewer)
+    image.name = "liver phase"
+    assert panel.host.image.currentText() == "liver phase"
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    settle(panel)
+    assert "liver phase_fake3d" in viewer.layers
+    viewer.layers.clear()
+    assert panel.host.image.layer is None
+    assert panel.host.labels.layer is None
+    assert not panel.predict.run.isEnabled()
+    assert not panel.correct.apply.isEnabled()
+    assert not panel.export.run.isEnabled()
+
+
+def test_one_frame_of_a_lazy_series_is_segmented_into_its_frame(
+    window: Any, settle: Settle
+) -> None:
+    viewer, panel = window
+    pixels = np.zeros((5, 30, 40))
+    pixels[3, 5:10] = 80
+    viewer.add_image(dask.array.from_array(pixels), axis_labels=("t", "y", "x"), name="movie")
+    panel.predict.choose("fake2d")
+    assert panel.predict.rows_of_form.isRowVisible(panel.predict.frames[0])
+    viewer.dims.set_current_step(0, 3)
+    assert panel.predict.frames[0].value() == 3
+    panel.predict.run.click()
+    settle(panel)
+    result = layer_named(viewer, "movie_fake2d")
+    assert result.data.shape == pixels.shape
+    assert np.array_equal(result.data > 0, pixels > 0)
+
+
+def test_a_colour_picture_asks_for_its_channel(window: Any, settle: Settle) -> None:
+    viewer, panel = window
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:10, :, 1] = 200
+    viewer.add_image(pixels, rgb=True, name="photo")
+    panel.predict.choose("fake2d")
+    assert panel.predict.rows_of_form.isRowVisible(panel.predict.channel)
+    panel.predict.channel.setCurrentText("green")
+    panel.predict.run.click()
+    settle(panel)
+    assert (layer_named(viewer, "photo_fake2d").data == 2).sum() == 400
+
+
+def test_ct_windows_are_one_click_and_only_for_ct(window: Any) -> None:
+    viewer, panel = window
+    image = add_ct(viewer)
+    panel.load.windows["Liver"].click()
+    assert image.contrast_limits == [0, 160]
+    panel.load.windows["Lung"].click()
+    assert image.contrast_limits == [-1350, 150]
+    viewer.add_image(np.zeros((10, 20, 30)), name="mri")
+    assert not panel.load.windows["Liver"].isEnabled()
+
+
+def test_a_coronal_view_stands_on_its_feet(window: Any) -> None:
+    viewer, _ = window
+    add_ct(viewer)
+    assert str(viewer.scene.camera.orientation[1]) == "down"
+    viewer.dims.order = (1, 0, 2)
+    assert str(viewer.scene.camera.orientation[1]) == "up"
+    viewer.dims.order = (0, 1, 2)
+    assert str(viewer.scene.camera.orientation[1]) == "down"
+
+
+def test_a_tool_is_one_undoable_step_on_the_selected_label(window: Any, settle: Settle) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    panel.correct.new.click()
+    labels = panel.host.labels.layer
+    labels.data_setitem(np.nonzero(np.ones((2, 2, 2))), 1)
+    labels.data_setitem((np.array([5, 5, 5]), np.array([9, 9, 9]), np.array([8, 9, 10])), 1)
+    before = labels.data.copy()
+    panel.correct.tool.setCurrentText("islands")
+    panel.correct.apply.click()
+    settle(panel)
+    assert panel.correct.options.values()
+    assert (labels.data > 0).sum() == 8
+    panel.correct.undo.click()
+    assert np.array_equal(labels.data, before)
+    panel.correct.redo.click()
+    assert (labels.data > 0).sum() == 8
+
+
+def test_the_class_table_names_chooses_and_hides(window: Any, settle: Settle) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    settle(panel)
+    result = layer_named(viewer, "ct_fake3d")
+    table = panel.correct.table
+    assert [table.item(r, 2).text() for r in range(table.rowCount())] == ["liver", "tumour"]
+    table.selectRow(1)
+    assert result.selected_label == 2
+    assert panel.correct.target.text() == "tumour"
+    result.selected_label = 1
+    assert panel.correct.target.text() == "liver"
+    table.item(1, 2).setText("metastasis")
+    assert layers.table_of(result)[2].name == "metastasis"
+    from qtpy.QtCore import Qt
+
+    table.item(1, 3).setCheckState(Qt.CheckState.Unchecked)
+    assert result.get_color(2)[3] == 0
+    panel.correct.add_label.click()
+    assert result.selected_label == 3
+    assert table.rowCount() == 3
+
+
+def test_labels_of_another_plugin_are_listed_on_demand(window: Any) -> None:
+    viewer, panel = window
+    viewer.add_labels(np.array([[0, 4], [9, 9]]), name="theirs")
+    assert panel.correct.table.rowCount() == 0
+    panel.correct.scan.click()
+    assert panel.correct.table.rowCount() == 2
+
+
+def test_background_is_not_corrected(window: Any) -> None:
+    viewer, panel = window
+    labels = viewer.add_labels(np.zeros((5, 5), np.uint8))
+    labels.selected_label = 0
+    assert not panel.correct.apply.isEnabled()
+    assert "background" in panel.correct.reason.text()
+
+
+def test_export_shows_the_receipt_and_keeps_the_grid(
+    window: Any, settle: Settle, tmp_path: Path
+) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    settle(panel)
+    out = tmp_path / "liver.nii.gz"
+    assert panel.export.path.text().endswith("ct_fake3d.nii.gz")
+    panel.export.path.setText(str(out))
+    panel.export.run.click()
+    settle(panel)
+    assert "PASS" in panel.export.receipt.toPlainText()
+    assert not panel.export.receipt.isHidden()
+    expected = Geometry(ct().geometry.shape, ct().geometry.affine)
+    found = nibabel.load(out)
+    assert np.allclose(found.affine[:3, 3], expected.affine[:3, 3])
+    assert (np.asarray(found.dataobj) == 2).sum() == 32
+
+
+def test_export_of_a_picture_as_coco(window: Any, settle: Settle, tmp_path: Path) -> None:
+    viewer, panel = window
+    viewer.add_image(np.zeros((30, 40)), name="cells")
+    ids = np.zeros((30, 40), np.int32)
+    ids[2:6, 2:6], ids[10:14, 2:6] = 1, 2
+    viewer.add_labels(ids, name="nuclei")
+    panel.export.kind.setCurrentText("objects")
+    formats = [panel.export.format.itemText(i) for i in range(panel.export.format.count())]
+    panel.export.format.setCurrentIndex(next(i for i, f in enumerate(formats) if ".json" in f))
+    out = tmp_path / "nuclei.json"
+    panel.export.path.setText(str(out))
+    panel.export.run.click()
+    settle(panel)
+    assert len(json.loads(out.read_text())["annotations"]) == 2
+
+
+def test_a_failed_export_says_why(window: Any, settle: Settle, tmp_path: Path) -> None:
+    viewer, panel = window
+    viewer.add_labels(np.zeros((3, 30, 40), np.uint8), name="stack")
+    panel.export.path.setText(str(tmp_path / "stack.png"))
+    panel.export.run.click()
+    settle(panel)
+    assert "expected" in panel.host.message.text()
+    assert not (tmp_path / "stack.png").exists()
+
+
+def test_open_loads_beside_the_window(window: Any, settle: Settle, tmp_path: Path) -> None:
+    viewer, panel = window
+    path = tmp_path / "photo.png"
+    Picture.fromarray(np.full((30, 40), 90, np.uint8)).save(path)
+    panel.load.open_path(path)
+    settle(panel)
+    assert viewer.layers[0].name == "photo"
+    panel.load.open_path(tmp_path / "missing.nii.gz")
+    settle(panel)
+    assert "missing.nii.gz" in panel.host.message.text()
+    assert len(viewer.layers) == 1
+
+
+def test_one_task_at_a_time(window: Any, fake_models: Callable[..., None], settle: Settle) -> None:
+    viewer, panel = window
+    fake_models("slow", ndim=3, how="slow")
+    panel.predict.refresh.click()
+    add_ct(viewer)
+    panel.predict.choose("slow")
+    panel.predict.run.click()
+    for button in (panel.predict.run, panel.correct.apply, panel.export.run, panel.train.run):
+        assert not button.isEnabled()
+    panel.host.stop_button.click()
+    settle(panel)
+    assert panel.predict.run.isEnabled()
+
+
+def test_a_card_that_torch_cannot_use_is_told_with_its_cure(
+    window: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import maskloop.desk.doctor as desk
+
+    monkeypatch.setattr(
+        desk,
+        "doctor",
+        lambda: {"device": {"problem": "a GPU that torch cannot use", "fix": "pip install X"}},
+    )
+    _, panel = window
+    panel.predict.look_at_gpu()
+    qtbot.waitUntil(lambda: "pip install X" in panel.predict.gpu.text(), timeout=5000)
+
+
+def test_at_1366_by_768_nothing_is_cut_off(window: Any, qtbot: Any) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    viewer.add_image(np.zeros((30, 40, 3), np.uint8), rgb=True, name="a photograph " * 8)
+    panel.host.say("expected a file in /a/very/long/path" + "/folder" * 40, "error")
+    for section in panel.sections:
+        section.open()
+    panel.export.receipt.show()
+    panel.train.curve.show()
+    qt_window = viewer.window._qt_window
+    viewer.show()
+    qt_window.resize(1366, 768)
+    qtbot.wait(300)
+    assert qt_window.width() <= 1366
+    wide = panel.area.viewport().width()
+    inside = panel.area.widget()
+    assert inside.width() <= wide, (panel.area.minimumWidth(), panel.width())
+    for kind in (QAbstractButton, QComboBox, QLineEdit, QLabel):
+        for child in inside.findChildren(kind):
+            if child.isVisible() and child.window() is panel.window():
+                right = child.mapTo(inside, child.rect().topRight()).x()
+                assert right <= wide, child.objectName() or child
+                if isinstance(child, QAbstractButton):
+                    assert child.width() >= child.minimumSizeHint().width(), child.text()
+    assert panel.host.mapTo(panel, panel.host.rect().bottomLeft()).y() <= panel.height()
+
+
+def test_every_control_has_a_tooltip(window: Any) -> None:
+    _, panel = window
+    assert all(text.endswith(".") for text in TIPS.values())
+    for kind in (QAbstractButton, QComboBox, QLineEdit):
+        for child in panel.findChildren(kind):
+            own = child
+            while own is not None and not own.toolTip() and isinstance(own, QWidget):
+                own = own.parentWidget()
+                if own is panel:
+                    own = None
+            assert own is not None, child
+
+
+def test_closing_the_dock_lets_go_of_the_viewer(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    dock, panel = viewer.window.add_plugin_dock_widget("napari-maskloop", "maskloop")
+    assert isinstance(panel, panel_module.Panel)
+    gone = []
+    panel.destroyed.connect(lambda: gone.append(True))
+    viewer.window.remove_dock_widget(dock)
+    panel.deleteLater()
+    qtbot.waitUntil(lambda: bool(gone), timeout=5000)
+    add_ct(viewer)
+    viewer.layers[0].name = "other"
+    viewer.dims.set_current_step(0, 3)
+    viewer.layers.clear()
