@@ -588,7 +588,7 @@ def score(predicted: str, truth: str, kind: Any, as_json: bool) -> None:  # Any:
     from maskloop.desk.check import score as compare
 
     with _working() as job:
-        found = compare(predicted, truth, job=job)
+        found = compare(predicted, truth, kind=kind, job=job)
     _answer(found, _lines(found), as_json=as_json)
 
 
