@@ -754,7 +754,7 @@ def _numbers(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def _jsonable(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: None if math.isnan(v) else round(float(v), 6) for k, v in scores.items()}
+    return {k: None if math.isnan(v) else float(v) for k, v in scores.items()}
 
 
 def _from_json(scores: Mapping[str, float | None]) -> dict[str, float]:

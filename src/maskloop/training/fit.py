@@ -171,6 +171,7 @@ def fit(
                 if watch is not None and _is_due(run.step, recipe.watch_every, recipe.steps):
                     run.look(watch)
                 job.report("train", run.step, recipe.steps, note=run.note())
+                job.check()
             except Cancelled:
                 run.keep()
                 raise
