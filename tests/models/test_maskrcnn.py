@@ -55,6 +55,7 @@ def test_cards_say_what_torchvision_publishes(name: str) -> None:
     card = find_card(name)
     (weight,) = card.weights
     published = torchvision_weights(str(weight.source["torchvision"]))
+    assert published.url == weight.source["url"]
     assert published.url.endswith(f"/{weight.file}")
     assert weight.file.endswith(f"-{weight.sha256}.pth")
     categories = published.meta["categories"]

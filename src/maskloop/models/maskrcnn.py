@@ -102,11 +102,11 @@ class MaskRCNNFamily:
     """Mask R-CNN; stateless.
 
     `card.parameters`: ``shortest``, ``longest`` (800, 1333: sides of the picture in the network),
-    ``detections`` (300), ``least_score`` (0.5), ``proposals`` (1000; twice as many
-    in training), ``samples`` (512: boxes a picture in training), ``slices``
-    (False: volumes are refused), ``norm`` (``"group"`` in a network that starts from nothing;
-    ``"frozen"`` keeps the statistics that published weights come with), ``outputs`` (class outputs of
-    the network where they are not the labels plus one: then a label's id is its output).
+    ``detections`` (300), ``least_score`` (0.5), ``proposals`` (1000; twice as many in training),
+    ``samples`` (512: boxes a picture in training), ``slices`` (False: volumes are refused),
+    ``norm`` (``"group"`` in a network that starts from nothing; ``"frozen"`` keeps the statistics
+    that published weights come with), ``outputs`` (class outputs of the network where they are
+    not the labels plus one: then a label's id is its output).
     """
 
     name = "maskrcnn"

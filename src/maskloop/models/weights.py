@@ -288,16 +288,16 @@ def _offline(card: ModelCard, weight: WeightFile, origin: str, target: Path) -> 
 
 def origin(weight: WeightFile) -> str:
     """Return in a word or two where a file comes from; loads no torch."""
-    found = weight.source[weight.kind]
     if weight.kind == "wheel":
+        found = weight.source["wheel"]
         return f"wheel {found['requirement']}, {found['member']}"
-    return {"package": "shipped", "file": "this computer"}.get(weight.kind, str(found))
+    words = {"package": "shipped", "file": "this computer"}
+    return words.get(weight.kind) or str(weight.source.get("url", weight.source[weight.kind]))
 
 
 def _url(weight: WeightFile) -> str:
-    if weight.kind == "url":
-        return str(weight.source["url"])
-    return str(torchvision_weights(str(weight.source["torchvision"])).url)
+    told = weight.source.get("url")
+    return str(told or torchvision_weights(str(weight.source["torchvision"])).url)
 
 
 def torchvision_weights(name: str) -> Any:  # Any: torchvision has no stubs
