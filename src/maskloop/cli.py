@@ -582,13 +582,26 @@ def _training_text(report: Mapping[str, Any]) -> str:  # Any: JSON-ready values
 @click.argument("predicted", type=click.Path())
 @click.argument("truth", type=click.Path())
 @_kind_option
+@click.option(
+    "--tolerance",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Surface distance that counts as the same, in mm (pixels in a picture).",
+)
 @_json_option
-def score(predicted: str, truth: str, kind: Any, as_json: bool) -> None:  # Any: checked by click
+def score(
+    predicted: str,
+    truth: str,
+    kind: Any,  # Any: click checked that it is one of the two kinds
+    tolerance: float,
+    as_json: bool,
+) -> None:
     """Compare a mask with the truth: per label Dice, HD95, surface Dice, volumes."""
     from maskloop.desk.check import score as compare
 
     with _working() as job:
-        found = compare(predicted, truth, kind=kind, job=job)
+        found = compare(predicted, truth, nsd_tolerance_mm=tolerance, kind=kind, job=job)
     _answer(found, _lines(found), as_json=as_json)
 
 
@@ -714,5 +727,7 @@ def _plain(value: Any) -> str:  # Any: JSON-ready values
     if isinstance(value, dict):
         return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(entry) for entry in value)
+        inner = [_plain(entry) for entry in value]
+        is_nested = any(isinstance(entry, (list, tuple)) for entry in value)
+        return ", ".join(f"[{text}]" for text in inner) if is_nested else ", ".join(inner)
     return str(value)
