@@ -9,6 +9,7 @@ FAMILIES = Registry(
     "maskloop.models",
     {
         "flows": "maskloop.models.flows:FAMILY",
+        "liver": "maskloop.models.liver:FAMILY",
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
         "unet3d": "maskloop.models.unet3d:FAMILY",
