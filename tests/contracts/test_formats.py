@@ -142,10 +142,10 @@ def test_a_file_cut_short_never_reads_as_something_else(name, share, tmp_path):
     out.write_bytes(whole[: int(len(whole) * share)])
     try:
         found = load_mask(out)
-    except MaskloopError as error:
-        assert "; " in str(error)
-    else:  # only an end mark was missing
-        np.testing.assert_array_equal(found.data, mask.data)
+    except MaskloopError:
+        return
+    # Nothing but an end mark was missing.
+    np.testing.assert_array_equal(found.data, mask.data)
 
 
 @pytest.mark.parametrize("name", WRITERS)
