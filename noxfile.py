@@ -8,42 +8,42 @@ nox.options.sessions = ["lint", "types", "arch", "test"]
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and formatting."""
+    """Check style and formatting."""
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict typing."""
+    """Check types strictly."""
     session.run("mypy")
 
 
 @nox.session
 def arch(session: nox.Session) -> None:
-    """Import contracts."""
+    """Check the import contracts."""
     session.run("lint-imports")
 
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """The default test run, the real napari canvas included."""
+    """Run the default tests, the real napari canvas included."""
     session.run("pytest", "-q", *session.posargs)
 
 
 @nox.session
 def gui(session: nox.Session) -> None:
-    """Only the tests that open a window."""
+    """Run only the tests that open a window."""
     session.run("pytest", "-q", "tests/gui", "tests/flows/test_window.py", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Timings against peers; writes benchmarks/RESULTS.md."""
+    """Run the timings against peers; write benchmarks/RESULTS.md."""
     session.run("python", "benchmarks/run.py")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The generated tables of the README."""
+    """Write the generated tables of the README."""
     session.run("python", "docs/tables.py")

@@ -501,14 +501,12 @@ def _score_objects(
 
 
 def _network(plan: _Plan) -> nn.Module:
-    import torch
-
     from maskloop.models import weights
+    from maskloop.training.fit import seeded
 
     if plan.is_trained:
         return plan.family.load(plan.base, weights.paths(plan.base))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.recipe.seed)
+    with seeded(plan.recipe.seed):
         return plan.family.build(plan.base)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 Loss = Callable[[nn.Module, Patches], Tensor]
 Draw = Callable[[np.random.Generator], Patches]
 Watch = Callable[[nn.Module], Mapping[str, float]]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers from `seed`, and leave the process's own stream as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
