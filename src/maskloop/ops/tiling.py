@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Activation = Literal["argmax", "threshold"]
-Weighting = Literal["gaussian", "constant"]
+Weighting = Literal["gaussian", "monai", "constant"]
 Padding = Literal["reflect", "edge", "constant"]
 Volume = npt.NDArray[Any] | torch.Tensor
 
@@ -71,8 +71,9 @@ class Windows:
         InputError
             If the tile does not fit the volume's axes, or leaves no output.
         """
-        inner = tuple(t - 2 * m for t, m in zip(tile, margin, strict=True))
-        if len(tile) != len(shape) or any(n < 1 for n in inner) or not 0 <= overlap < 1:
+        inner = tuple(t - 2 * m for t, m in zip(tile, margin, strict=False))
+        fits = len(shape) == len(tile) == len(margin) and all(n >= 1 for n in inner)
+        if not fits or not 0 <= overlap < 1:
             msg = (
                 f"expected a tile of {len(shape)} axes larger than twice its margin and an overlap "
                 f"from 0 to below 1, got tile {tuple(tile)}, margin {tuple(margin)}, overlap "
@@ -111,13 +112,17 @@ def _starts(length: int, inner: int, overlap: float) -> tuple[int, ...]:
     return tuple(min(i * step, length - inner) for i in range(count))
 
 
-def gaussian_weights(tile: Sequence[int]) -> torch.Tensor:
-    """Return window weights: a Gaussian of sigma tile/8, not below 1e-3 (as MONAI weighs)."""
+def gaussian_weights(tile: Sequence[int], *, floor: float = 0.0) -> torch.Tensor:
+    """Return window weights: a Gaussian of sigma tile/8, nowhere below `floor`.
+
+    A floor of 1e-3 is MONAI's. It lifts the corners of windows, which lets their border errors show
+    along the edges of the volume, where no window's weight is high.
+    """
     weights = torch.ones(())
     for n in tile:
         offset = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
         weights = weights[..., None] * torch.exp(-(offset**2) / (2 * (n / 8) ** 2))
-    return weights.clamp_(min=max(float(weights.min()), 1e-3))
+    return weights.clamp_(min=max(float(weights.min()), floor))
 
 
 def predict_labels(
@@ -163,8 +168,9 @@ def predict_labels(
         ``argmax``: id = channel of the highest score (the lowest channel where scores are equal).
         ``threshold``: id = 1 + channel of the highest score if that is above 0, else 0; give
         logits, or probabilities less their threshold.
-    weights : {"gaussian", "constant"}, optional
-        How overlapping windows are averaged.
+    weights : {"gaussian", "monai", "constant"}, optional
+        How overlapping windows are averaged: see `gaussian_weights`; ``monai`` has a floor of 1e-3,
+        for results equal to those of MONAI's sliding window.
     padding : {"reflect", "edge", "constant"}
         What lies outside the volume; `fill` is the constant.
     precision : {"auto", "float32"}
@@ -269,8 +275,9 @@ class _Runner:
             raise InputError(msg)
         weighting = weights or ("constant" if has_margin else "gaussian")
         weight = None
-        if weighting == "gaussian":
-            weight = gaussian_weights(windows.inner).to(device.torch)
+        if weighting != "constant":
+            floor = 1e-3 if weighting == "monai" else 0.0
+            weight = gaussian_weights(windows.inner, floor=floor).to(device.torch)
         return cls(array, network, windows, classes, device, min(batch, len(windows)), weight)
 
     def sweep(self, job: Job) -> Iterator[tuple[int, torch.Tensor]]:
