@@ -56,7 +56,7 @@ def tiny(home: Path, tmp_path: Path) -> ModelCard:
             "multiple": 8,
             "batch": 4,
             "augmentation": ["noise", "rotate"],
-            "train": {"rate": 1e-2, "batch": 2, "steps": 40},
+            "recipe": {"rate": 1e-2, "batch": 2, "steps": 40},
         },
     )
     path = tmp_path / "tiny.safetensors"

@@ -18,6 +18,13 @@ from maskloop.core.job import Job
 from maskloop.core.labels import Kind, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.loop.load import load, load_mask
+from maskloop.training.measure import (
+    dice_by_class,
+    from_json,
+    mean_scores,
+    precision_by_class,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,8 +100,8 @@ class TrainingReport:
         return {
             "model": self.card.name,
             "card": self.card.to_json(),
-            "old": None if self.old is None else _jsonable(self.old),
-            "new": _jsonable(self.new),
+            "old": None if self.old is None else to_json(self.old),
+            "new": to_json(self.new),
             "measure": self.measure,
             "verdict": self.verdict,
             "reasons": list(self.reasons),
@@ -103,7 +110,7 @@ class TrainingReport:
             "held_out": list(self.held_out),
             "folder": str(self.folder),
             "curve": [
-                {"step": p.step, "loss": p.loss, "held_out": _jsonable(p.held_out)}
+                {"step": p.step, "loss": p.loss, "held_out": to_json(p.held_out)}
                 for p in self.curve
             ],
             "steps": self.steps,
@@ -322,10 +329,10 @@ def _labels_of(cases: Sequence[TrainingCase], as_classes: bool, job: Job) -> Lab
 def _recipe(
     card: ModelCard, family: Family, is_trained: bool, steps: int | None, seed: int
 ) -> tuple[Recipe, int]:
-    """Return how to train and how many crops a step; the card's ``train`` parameters win."""
+    """Return how to train and how many crops a step; the card's ``recipe`` parameters win."""
     from maskloop.training.fit import Recipe
 
-    told = card.parameters.get("train", {})
+    told = card.parameters.get("recipe", {})
     if steps is None:
         steps = int(told.get("steps", _FINE_TUNE_STEPS if is_trained else _FROM_SCRATCH_STEPS))
     voxels = math.prod(family.patch(card))
@@ -431,15 +438,14 @@ def _old_scores(plan: _Plan, run: Run, job: Job) -> dict[str, float] | None:
     if known is None:
         start = time.perf_counter()
         scores = _scores(plan, plan.base, job)
-        known = {"scores": _jsonable(scores), "seconds": time.perf_counter() - start}
+        known = {"scores": to_json(scores), "seconds": time.perf_counter() - start}
         run.write("old.json", known)
-    return {k: math.nan if v is None else float(v) for k, v in known["scores"].items()}
+    return from_json(known["scores"])
 
 
 def _scores(plan: _Plan, card: ModelCard, job: Job) -> dict[str, float]:
     """Return the mean held-out score per label of a model, by the verb people will use."""
     from maskloop.loop.predict import Predictor
-    from maskloop.training.measure import mean_scores
 
     predictor = Predictor(card, device=plan.device)
     rows = []
@@ -460,7 +466,6 @@ def _score_one(
     """Return the score per label of one case, in its reviewed (and, if so, held-out) part."""
     from maskloop.models.base import class_indices
     from maskloop.training.cases import held_out_block
-    from maskloop.training.measure import dice_by_class
 
     lookup, ignored = class_indices(mask, plan.base)
     where = ~np.isin(mask.data, ignored) if ignored else np.ones(mask.data.shape, bool)
@@ -470,34 +475,12 @@ def _score_one(
     if plan.split.by_block:
         box = held_out_block(mask.data)
     found, truth, where = found[box], truth[box], where[box]
+    names = list(plan.base.labels.names.values())
     if plan.base.task == "instance":
-        return _score_objects(plan, found * where, labels, truth * where, lookup)
+        return precision_by_class(found * where, labels, truth * where, lookup, names)
     to_index = np.zeros(max([*plan.base.labels, int(found.max(initial=0))]) + 1, np.uint16)
-    to_index[list(plan.base.labels)] = np.arange(1, len(plan.base.labels) + 1)
-    names = list(plan.base.labels.names.values())
+    to_index[list(plan.base.labels)] = np.arange(1, len(names) + 1)
     return dice_by_class(to_index[found], lookup[truth], names, where)
-
-
-def _score_objects(
-    plan: _Plan,
-    found: npt.NDArray[Any],  # Any: label ids
-    labels: LabelTable,
-    truth: npt.NDArray[Any],  # Any: label ids
-    lookup: npt.NDArray[Any],  # Any: class per id
-) -> dict[str, float]:
-    from maskloop.ops.scores import average_precision
-
-    scores = {}
-    names = list(plan.base.labels.names.values())
-    for index, name in enumerate(names, start=1):
-        wanted = [i for i, row in labels.items() if len(names) == 1 or row.category == name]
-        mine = np.where(np.isin(found, wanted), found, 0)
-        theirs = np.where(lookup[truth] == index, truth, 0)
-        if mine.any() or theirs.any():
-            scores[name] = float(average_precision(mine, theirs, (0.5,))[0])
-        else:
-            scores[name] = math.nan
-    return scores
 
 
 def _network(plan: _Plan) -> nn.Module:
@@ -553,7 +536,6 @@ class _Watch:
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         from maskloop.ops.device import choose
-        from maskloop.training.measure import mean_scores
 
         if self.is_slow:
             return {}
@@ -567,7 +549,7 @@ class _Watch:
             )
             rows.append(_score_one(self.plan, found.ids, found.labels, mask, reviewed))
         self.is_slow = time.perf_counter() - start > _LOOK_SECONDS
-        return {k: v for k, v in mean_scores(rows).items() if not math.isnan(v)}
+        return _known(mean_scores(rows))
 
 
 class _Quiet(Job):
@@ -602,7 +584,7 @@ def _conclude(
         cases=plan.split.groups,
         measure=plan.measure,
     )
-    curve = (*curve[:-1], dataclasses.replace(curve[-1], held_out=_numbers(new)))
+    curve = (*curve[:-1], dataclasses.replace(curve[-1], held_out=_known(new)))
     job.report("train", plan.recipe.steps, plan.recipe.steps, note=curve[-1].to_note())
     card = _new_card(plan, old, new, judgement.verdict, judgement.reasons)
     saved = save_card(card, files, overwrite=True)
@@ -684,8 +666,8 @@ def _new_card(
         "measure": plan.measure,
         "split": plan.split.kind,
         "cases": len(plan.split.held_out),
-        "before": None if old is None else _jsonable(old),
-        "after": _jsonable(new),
+        "before": None if old is None else to_json(old),
+        "after": to_json(new),
     }
     by_block = plan.split.by_block
     training = {
@@ -731,8 +713,8 @@ def _read_report(card: ModelCard, folder: Path, found: Mapping[str, Any]) -> Tra
 
     return TrainingReport(
         card,
-        None if found["old"] is None else _from_json(found["old"]),
-        _from_json(found["new"]),
+        None if found["old"] is None else from_json(found["old"]),
+        from_json(found["new"]),
         found["measure"],
         found["verdict"],
         tuple(found["reasons"]),
@@ -740,20 +722,12 @@ def _read_report(card: ModelCard, folder: Path, found: Mapping[str, Any]) -> Tra
         tuple(found["trained_on"]),
         tuple(found["held_out"]),
         folder,
-        tuple(Point(p["step"], p["loss"], _from_json(p["held_out"])) for p in found["curve"]),
+        tuple(Point(p["step"], p["loss"], from_json(p["held_out"])) for p in found["curve"]),
         found["steps"],
         found["seconds"],
         found["resumed_at"],
     )
 
 
-def _numbers(scores: Mapping[str, float]) -> dict[str, float]:
+def _known(scores: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in scores.items() if not math.isnan(v)}
-
-
-def _jsonable(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: None if math.isnan(v) else float(v) for k, v in scores.items()}
-
-
-def _from_json(scores: Mapping[str, float | None]) -> dict[str, float]:
-    return {k: math.nan if v is None else float(v) for k, v in scores.items()}

@@ -6,15 +6,20 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+
+from maskloop.ops.scores import average_precision, joint_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy.typing as npt
+
+    from maskloop.core.labels import LabelTable
+
 
 def dice_by_class(
-    found: npt.NDArray[Any],
-    truth: npt.NDArray[Any],
+    found: npt.NDArray[Any],  # Any: whichever unsigned type holds the ids
+    truth: npt.NDArray[Any],  # Any: as above
     names: Sequence[str],
     where: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
@@ -29,18 +34,48 @@ def dice_by_class(
     where : bool array, optional
         Voxels that count; all where None.
     """
-    classes = len(names) + 1
-    joint = np.zeros(classes * classes, np.int64)
-    for number in range(truth.shape[0]):  # slabs keep the 64-bit copies of bincount small
-        keep = slice(None) if where is None else where[number]
-        pairs = truth[number].astype(np.int64) * classes + found[number]
-        joint += np.bincount(pairs[keep].ravel(), minlength=classes * classes)
-    table = joint.reshape(classes, classes)
-    both, sizes = np.diag(table), table.sum(0) + table.sum(1)
+    if where is not None:
+        found, truth = found * where, truth * where
+    counts = joint_counts(found, truth)
+    sizes = dict.fromkeys(range(1, len(names) + 1), 0)
+    for (a, b), n in counts.items():
+        for one in (a, b):
+            if one:
+                sizes[one] += n
     return {
-        name: float(2 * both[k] / sizes[k]) if sizes[k] else math.nan
+        name: 2 * counts.get((k, k), 0) / sizes[k] if sizes[k] else math.nan
         for k, name in enumerate(names, start=1)
     }
+
+
+def precision_by_class(
+    found: npt.NDArray[Any],  # Any: whichever unsigned type holds the ids
+    labels: LabelTable,
+    truth: npt.NDArray[Any],  # Any: as above
+    class_of: npt.NDArray[Any],  # Any: as above
+    names: Sequence[str],
+) -> dict[str, float]:
+    """Return TP / (TP + FP + FN) of objects at IoU 0.5 for each class; NaN where it has none.
+
+    Parameters
+    ----------
+    found, truth : array of unsigned int
+        Object ids, one shape.
+    labels : LabelTable
+        Of `found`; a row's category is the name of its class.
+    class_of : array
+        Class index of each id in `truth`.
+    names : sequence of str
+        Name of class 1, 2, ...
+    """
+    scores = {}
+    for index, name in enumerate(names, start=1):
+        wanted = [i for i, row in labels.items() if len(names) == 1 or row.category == name]
+        mine = np.where(np.isin(found, wanted), found, 0)
+        theirs = np.where(class_of[truth] == index, truth, 0)
+        has_any = mine.any() or theirs.any()
+        scores[name] = float(average_precision(mine, theirs)[0]) if has_any else math.nan
+    return scores
 
 
 def mean_scores(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -52,3 +87,13 @@ def mean_scores(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
             if not math.isnan(value):
                 columns[name].append(value)
     return {name: float(np.mean(v)) if v else math.nan for name, v in columns.items()}
+
+
+def to_json(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Return scores as JSON can hold them: NaN becomes null."""
+    return {name: None if math.isnan(value) else float(value) for name, value in scores.items()}
+
+
+def from_json(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the scores that `to_json` wrote."""
+    return {name: math.nan if value is None else value for name, value in scores.items()}
