@@ -45,6 +45,7 @@ def by_suffix(path: Path) -> tuple[str, str] | None:
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> by_suffix(Path("case.01.NII.GZ"))
     ('nifti', '.nii.gz')
     """
