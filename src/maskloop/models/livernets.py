@@ -26,27 +26,60 @@ from torch.utils.checkpoint import checkpoint
 from maskloop.core.errors import WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from maskloop.core.geometry import Box
 
 _EPSILON = 1e-7  # Keras adds it to the standard deviation, not to the variance
 _SLOPE = 0.01
+_ROWS = 1 << 14  # voxels summed at a time: they stay in the processor's cache
 _FLAT = (1, 3, 3)
 _CUBE = (3, 3, 3)
 
 
 def rectify(x: Tensor) -> Tensor:
-    """Return instance norm (population deviation) then leaky ReLU, as a new tensor."""
-    mean, scale = _statistics(x)
-    return F.leaky_relu((x - mean) * scale, _SLOPE)
+    """Return instance norm (population deviation) then leaky ReLU, as a new float32 tensor."""
+    x = x.float()
+    if torch.is_grad_enabled():
+        mean, scale = _statistics(x)
+        return F.leaky_relu((x - mean) * scale, _SLOPE)
+    return _applied(x, _statistics(x))
+
+
+def _applied(x: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    mean, scale = statistics
+    return F.leaky_relu_(torch.addcmul(-mean * scale, x, scale), _SLOPE)
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and 1 / (deviation + epsilon) of each channel, shape ``(n, c, 1, 1, 1)``."""
-    variance, mean = torch.var_mean(x, dim=(2, 3, 4), keepdim=True, correction=0)
-    return mean, 1 / (variance.sqrt() + _EPSILON)
+    if x.requires_grad or not _lies_channels_last(x):
+        variance, mean = torch.var_mean(x, dim=(2, 3, 4), keepdim=True, correction=0)
+        return mean, 1 / (variance.sqrt() + _EPSILON)
+    # Six times sooner than var_mean on this layout; the pivot keeps small deviations exact.
+    flat = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+    pivot = flat[:1]
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for start in range(0, len(flat), _ROWS):
+        away = flat[start : start + _ROWS] - pivot
+        total += away.sum(0)
+        squares += away.square_().sum(0)
+    shift = total / len(flat)
+    deviation = (squares / len(flat) - shift.square()).clamp_(min=0).sqrt()
+    column = (1, -1, 1, 1, 1)
+    mean = (pivot[0] + shift).float().reshape(column)
+    return mean, (1 / (deviation + _EPSILON)).float().reshape(column)
+
+
+def _lies_channels_last(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and len(x) == 1
+        and x.dtype == torch.float32
+        and x.is_contiguous(memory_format=torch.channels_last_3d)
+    )
 
 
 def centre(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -239,7 +272,9 @@ class _Map:
     still: Tensor
 
 
-def quick_lesions(network: LiverUNet, tile: Tensor) -> Tensor:
+def quick_lesions(
+    network: LiverUNet, tile: Tensor, *, check: Callable[[], None] | None = None
+) -> Tensor:
     """Return what ``network(tile)`` returns for one tile, without gradients, several times sooner.
 
     Parameters
@@ -247,6 +282,8 @@ def quick_lesions(network: LiverUNet, tile: Tensor) -> Tensor:
     network : LiverUNet
         The residual one, on the CPU.
     tile : float32 Tensor ``(1, 1, z, y, x)``
+    check : callable, optional
+        Called every few milliseconds; may raise to stop the work.
 
     Returns
     -------
@@ -266,7 +303,8 @@ def quick_lesions(network: LiverUNet, tile: Tensor) -> Tensor:
         kept = []
         extents = _skip_shapes(tile.shape[2:])
         for level, size in enumerate(_SIZES):
-            skip, here = _down(cast("Block", network.encoder[level]), here, size, extents[level])
+            wide = cast("Block", network.encoder[level])
+            skip, here = _down(wide, here, size, extents[level], check or _go_on)
             kept.append(skip)
         low = here.data
         for level in range(len(_SIZES), len(network.encoder)):
@@ -277,7 +315,11 @@ def quick_lesions(network: LiverUNet, tile: Tensor) -> Tensor:
         kept.pop()
         for block in network.decoder:
             low = _up(cast("Block", block), kept.pop(), low)
-        return cast("Tensor", network.head(_rectified(low)))
+        return cast("Tensor", network.head(rectify(low)))
+
+
+def _go_on() -> None:
+    """Do not stop."""
 
 
 def _skip_shapes(shape: Sequence[int]) -> list[tuple[int, ...]]:
@@ -299,10 +341,14 @@ def _skip_shapes(shape: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _down(
-    block: Block, here: _Map, size: Sequence[int], extent: Sequence[int]
+    block: Block,
+    here: _Map,
+    size: Sequence[int],
+    extent: Sequence[int],
+    check: Callable[[], None],
 ) -> tuple[Tensor, _Map]:
     """Return the middle `extent` of an encoder block's output, and all of it pooled by 2."""
-    inner = _widened(block, here, size)
+    inner = _widened(block, here, size, check)
     statistics = _statistics(inner.data)
     code = _agreeing(inner.code, _CUBE)
     shape = code.shape
@@ -318,6 +364,7 @@ def _down(
 
     still = output(inner.still.expand(-1, -1, *_CUBE), here.still)
     for box in boxes(shape, size):
+        check()
         number = _still_number(code[box])
         if number is None:
             value = output(
@@ -331,7 +378,7 @@ def _down(
     return skip, _Map(pooled, _pooled_code(code), still)
 
 
-def _widened(block: Block, here: _Map, size: Sequence[int]) -> _Map:
+def _widened(block: Block, here: _Map, size: Sequence[int], check: Callable[[], None]) -> _Map:
     """Return the block's first convolution of what is here."""
     statistics = None if block.takes_image else _statistics(here.data)
     window = block.first.kernel_size
@@ -343,6 +390,7 @@ def _widened(block: Block, here: _Map, size: Sequence[int]) -> _Map:
     still = output(here.still.expand(-1, -1, *window))
     data = _empty(block.first.out_channels, code.shape)
     for box in boxes(code.shape, size):
+        check()
         number = _still_number(code[box])
         target = _cut(data, box)
         if number is None:
@@ -357,9 +405,9 @@ def _up(block: Block, skip: Tensor, low: Tensor) -> Tensor:
     skip = centre(skip, [2 * n for n in low.shape[2:]])
     across = skip.shape[1]
     weight = block.first.weight
-    y = F.conv3d(_rectified(skip), weight[:, :across], block.first.bias)
-    y += enlarged_convolution(_rectified(low), weight[:, across:])
-    y = block.second(_rectified(y))
+    y = F.conv3d(rectify(skip), weight[:, :across], block.first.bias)
+    y += enlarged_convolution(rectify(low), weight[:, across:])
+    y = block.second(rectify(y))
     shape = y.shape[2:]
     shortcut = cast("nn.Conv3d", block.shortcut)
     y += F.conv3d(centre(skip, shape), shortcut.weight[:, :across], shortcut.bias)
@@ -396,15 +444,6 @@ def _convolved(layer: nn.Conv3d, x: Tensor) -> Tensor:
         return cast("Tensor", layer(x))
     one = [1, 1, 1]
     return torch.mkldnn_convolution(x, layer.weight, layer.bias, [0, 0, 0], one, one, 1)
-
-
-def _rectified(x: Tensor) -> Tensor:
-    return _applied(x, _statistics(x))
-
-
-def _applied(x: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-    mean, scale = statistics
-    return F.leaky_relu_(torch.addcmul(-mean * scale, x, scale), _SLOPE)
 
 
 def _empty(channels: int, shape: Sequence[int]) -> Tensor:
