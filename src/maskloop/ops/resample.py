@@ -180,17 +180,14 @@ def scores_to_grid(scores: Array, source: Geometry, target: Geometry) -> Array:
 
 
 def _edge_aligned(old: Sequence[int], new: Sequence[int]) -> Coordinates:
-    """Return, for each axis, the source index of each new voxel's centre, kept inside."""
+    """Return, for each axis, the source index of each new voxel's centre."""
     if len(old) != len(new) or any(m < 1 for m in new):
         msg = (
             f"expected a shape of {len(old)} axes of at least 1 voxel, got {tuple(new)!r}; "
             f"give one length an axis"
         )
         raise InputError(msg)
-    return tuple(
-        np.clip((np.arange(m) + 0.5) * (n / m) - 0.5, 0, n - 1)
-        for n, m in zip(old, new, strict=True)
-    )
+    return tuple((np.arange(m) + 0.5) * (n / m) - 0.5 for n, m in zip(old, new, strict=True))
 
 
 def _interpolate(data: Array, at: Coordinates, order: int) -> Array:
@@ -203,17 +200,53 @@ def _interpolate(data: Array, at: Coordinates, order: int) -> Array:
         return _take(data, at)
     if order == 1:
         return _as_dtype(_linear(data, at), data.dtype)
+    real = _real_for(data.dtype)
+    found = data
+    for axis in _cheapest_first(data.shape, at):
+        found = _spline_along(found, axis, at[axis], order, real)
+    return _as_dtype(found.astype(real, copy=found is data), data.dtype)
+
+
+def _real_for(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the float type that keeps the digits of `dtype`."""
+    is_wide = (dtype.kind in "iu" and dtype.itemsize > 2) or dtype == np.float64
+    return np.dtype(np.float64 if is_wide else np.float32)
+
+
+def _spline_along(
+    data: Array, axis: int, at: npt.NDArray[np.float64], order: int, real: np.dtype[Any]
+) -> Array:
+    """Interpolate along one axis with a B-spline; the outermost values go on beyond the ends."""
     from scipy import ndimage
 
-    grid = np.meshgrid(*at[1:], indexing="ij")
-    smooth = ndimage.spline_filter(data, order, output=np.float32, mode="nearest")
-    found = np.empty(tuple(map(len, at)), dtype=np.float32)
-    for plane, z in enumerate(at[0]):
-        where = np.stack([np.full(grid[0].shape, z), *grid])
-        ndimage.map_coordinates(
-            smooth, where, output=found[plane], order=order, mode="nearest", prefilter=False
-        )
-    return _as_dtype(found, data.dtype)
+    # The filter's response to the ends has died away to 1e-7 after this many voxels.
+    pad = 12
+    widths = [(pad, pad) if a == axis else (0, 0) for a in range(data.ndim)]
+    padded = np.pad(data, widths, mode="edge")
+    smooth = ndimage.spline_filter1d(padded, order, axis=axis, output=real, mode="nearest")
+    shape = (*data.shape[:axis], len(at), *data.shape[axis + 1 :])
+    out = np.zeros(shape, dtype=real)
+    for index, weight in _spline_taps(at + pad, order):
+        part = smooth.take(index, axis=axis, mode="clip")
+        part *= weight.astype(real).reshape(-1, *[1] * (data.ndim - axis - 1))
+        out += part
+    return out
+
+
+def _spline_taps(
+    at: npt.NDArray[np.float64], order: int
+) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
+    """Return (index, weight) of the B-spline coefficients that make the value at each place."""
+    if order == 2:
+        middle = np.floor(at + 0.5).astype(np.intp)
+        t = at - middle
+        weights = [(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2]
+    else:
+        middle = np.floor(at).astype(np.intp)
+        t = at - middle
+        u = 1 - t
+        weights = [u**3 / 6, 2 / 3 - t**2 * (2 - t) / 2, 2 / 3 - u**2 * (2 - u) / 2, t**3 / 6]
+    return [(middle + offset, weight) for offset, weight in enumerate(weights, start=-1)]
 
 
 def _as_dtype(found: Array, dtype: np.dtype[Any]) -> Array:  # Any: the caller's
@@ -247,8 +280,7 @@ def _cheapest_first(shape: Sequence[int], at: Coordinates) -> list[int]:
 
 def _linear(data: Array, at: Coordinates) -> Array:
     """Return `data` at the product of `at`: float32, or float64 where that would lose digits."""
-    is_wide = (data.dtype.kind in "iu" and data.dtype.itemsize > 2) or data.dtype == np.float64
-    real = np.dtype(np.float64 if is_wide else np.float32)
+    real = _real_for(data.dtype)
     order = _cheapest_first(data.shape, at)
     within = [axis for axis in order if axis > 0]
     found = data
@@ -300,10 +332,12 @@ def _lerp(below: Array, above: Array, weight: Any, out: Array) -> Array:
     return out
 
 
-def _cells(at: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArray[np.intp], Weights]:
+def _cells(
+    at: npt.NDArray[np.float64], length: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """Return the lower corner of each coordinate's cell, and the share of the upper one."""
     low: npt.NDArray[np.intp] = np.floor(at).astype(np.intp).clip(0, max(length - 2, 0))
-    return low, np.clip(at - low, 0, 1).astype(np.float32)
+    return low, np.clip(at - low, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +353,7 @@ class _Axis:
     def of(cls, at: npt.NDArray[np.float64], length: int) -> _Axis:
         low, share = _cells(at, length)
         count = np.bincount(low, minlength=max(length - 1, 1))
-        return cls(length, np.cumsum(count) - count, count, share)
+        return cls(length, np.cumsum(count) - count, count, share.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,7 +550,7 @@ class _Pose:
             inside.append(slice(start, stop))
             near = np.rint(where[start:stop])
             where = np.where(np.abs(where[start:stop] - near) < 1e-6, near, where[start:stop])
-            ats.append(np.clip(where, 0, n - 1))
+            ats.append(where)
         return cls(axes, tuple(flips), tuple(ats), tuple(inside), target.shape)
 
     def put(
