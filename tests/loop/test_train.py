@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from maskloop.loop.train import TrainingReport, train
 from maskloop.models.base import read_state, write_state
 from maskloop.models.cards import ModelCard, all_cards, find_card, save_card
 from maskloop.models.unet3d import FAMILY
+from maskloop.ops.phantom import phantom_ct
+from maskloop.training.cases import fingerprint, split_cases
 
 SHAPE = (20, 24, 24)
 BALL = LabelTable.classes({1: "ball"})
@@ -127,8 +130,6 @@ def test_shuffled_labels_are_not_promoted(tiny: ModelCard, cases: list[tuple[Ima
         ids = rng.permutation(mask.data.ravel()).reshape(mask.data.shape)
         poisoned.append((image, Mask.like(image, ids, BALL)))
     # The held-out cases keep their true masks: the poison is in what is trained on.
-    from maskloop.training.cases import fingerprint
-
     mixed = [
         true if fingerprint(true[0]) in held else wrong
         for true, wrong in zip(cases, poisoned, strict=True)
@@ -310,8 +311,6 @@ def test_an_unknown_base_lists_models_and_families(cases: list[tuple[Image, Mask
 
 
 def test_a_stop_comes_within_a_second(tiny: ModelCard, cases: list[tuple[Image, Mask]]) -> None:
-    import time
-
     started = threading.Event()
     job = Job(lambda p: started.set() if p.stage == "train" and p.done >= 2 else None)
     ended: list[float] = []
@@ -340,3 +339,40 @@ def test_a_report_can_be_read_as_json(tiny: ModelCard, cases: list[tuple[Image, 
     assert found["verdict"] == report.verdict
     assert set(found["old"]) == set(found["new"]) == {"ball"}
     assert len(found["curve"]) == 2
+
+
+def new_scanner_case(seed: int) -> tuple[Image, Mask]:
+    """Return a phantom with many lesions of 6 to 16 mm, as a corrected case."""
+    return phantom_ct(
+        seed, shape=(64, 80, 80), spacing=(3.0, 3.0, 3.0), lesions=(8, 14), diameters_mm=(6.0, 16.0)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_missed_small_lesions_are_learnt_in_five_minutes_of_two_cores() -> None:
+    cases = [new_scanner_case(40_000 + i) for i in range(12)]
+    used = time.process_time()
+    report = train(cases, "phantom-liver", "new-scanner", steps=120)
+    used = time.process_time() - used
+    assert report.old is not None
+    assert len(report.held_out) == 4
+    assert report.new["tumour"] >= report.old["tumour"] + 0.05
+    assert report.new["liver"] >= report.old["liver"] - 0.01
+    assert report.verdict == "proved"
+    assert used < 2 * 300  # CPU seconds: the wall clock of a shared machine says little
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_poisoned_phantoms_are_not_promoted() -> None:
+    rng = np.random.default_rng(0)
+    cases = [new_scanner_case(41_000 + i) for i in range(6)]
+    held = split_cases([fingerprint(image) for image, _ in cases], seed=0).held_out
+    for i, (image, mask) in enumerate(cases):
+        if i not in held:
+            ids = rng.permutation(mask.data.ravel()).reshape(mask.data.shape)
+            cases[i] = (image, Mask.like(image, ids, mask.labels))
+    report = train(cases, "phantom-liver", "poisoned", steps=60)
+    assert report.verdict == "candidate"
+    assert not report.is_promoted
