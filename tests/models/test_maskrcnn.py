@@ -87,6 +87,37 @@ def test_torchvisions_own_state_loads_strictly(variant: str, tmp_path: Path) -> 
         FAMILY.load(card, {"w.pth": tmp_path / "w.pth"})
 
 
+def test_new_classes_keep_everything_but_the_rows_of_the_heads(tmp_path: Path) -> None:
+    labels = LabelTable([Label(3, "car"), Label(7, "train")])
+    old = dataclasses.replace(small_card(norm="frozen", outputs=8), labels=labels)
+    network = FAMILY.build(old)
+    base.write_state(network, tmp_path / "w.safetensors")
+    wanted = LabelTable.classes(["cell", "train"])
+    card, fresh = base.load_for_labels(
+        FAMILY, old, {"w.safetensors": tmp_path / "w.safetensors"}, wanted
+    )
+    assert card.labels == wanted
+    assert "outputs" not in card.parameters
+    before, after = network.state_dict(), fresh.state_dict()
+    heads = ("roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits")
+    for key, value in after.items():
+        if not key.startswith(heads):
+            assert torch.equal(value, before[key]), key
+    for key, group in (
+        ("roi_heads.box_predictor.cls_score.weight", 1),
+        ("roi_heads.box_predictor.bbox_pred.bias", 4),
+        ("roi_heads.mask_predictor.mask_fcn_logits.weight", 1),
+    ):
+        rows = after[key].reshape(3, group, -1)
+        trained = before[key].reshape(8, group, -1)
+        assert torch.equal(rows[0], trained[0])
+        assert torch.equal(rows[2], trained[7])
+        assert not any(torch.equal(rows[1], row) for row in trained)
+    bare = dataclasses.replace(old, parameters={"outputs": 8})
+    with pytest.raises(InputError, match="heads"):
+        base.load_for_labels(FAMILY, bare, {}, wanted)
+
+
 def test_objects_equal_torchvisions_own_forward(network: torch.nn.Module) -> None:
     from torchvision.models.detection import MaskRCNN
 

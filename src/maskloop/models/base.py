@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -306,6 +306,86 @@ def load_strict(network: nn.Module, files: Mapping[str, Path], *, name: str = ""
         raise WeightsError(msg)
     network.load_state_dict(state, strict=True)
     return network.eval()
+
+
+def load_for_labels(
+    family: Family, card: ModelCard, files: Mapping[str, Path], labels: LabelTable
+) -> tuple[ModelCard, nn.Module]:
+    """Return a card and a network for other classes, with all but the heads as in `files`.
+
+    The heads are the tensors under the names in ``card.parameters["heads"]``. Their rows for the
+    background and for classes of the same name are kept; those of new classes stay random.
+
+    Parameters
+    ----------
+    family : Family
+        Of the card.
+    card : ModelCard
+        Of the trained network.
+    files : mapping of str to Path
+        Its weights.
+    labels : LabelTable
+        The classes wanted.
+
+    Raises
+    ------
+    InputError
+        If the card names no heads.
+    WeightsError
+        If anything but a head differs.
+    """
+    heads = tuple(str(head) for head in card.parameters.get("heads", ()))
+    if not heads:
+        msg = (
+            f"expected a model whose heads can be replaced, got {card.name!r}; train it with its "
+            f"own labels ({', '.join(card.labels.names.values())})"
+        )
+        raise InputError(msg)
+    old = family.load(card, files).state_dict()
+    parameters = {key: value for key, value in card.parameters.items() if key != "outputs"}
+    fresh = replace(
+        card, labels=labels, parameters=parameters, weights=(), status="untrained", base=card.name
+    )
+    network = family.build(fresh)
+    state = network.state_dict()
+    pairs = _same_outputs(card, labels)
+    outputs = int(card.parameters.get("outputs", len(card.labels) + 1)), len(labels) + 1
+    for key, value in state.items():
+        if not key.startswith(heads):
+            continue
+        if key in old and old[key].shape[:1] + value.shape[1:] == old[key].shape:
+            old[key] = _rows_kept(value, old[key], outputs, pairs)
+    words = key_difference(state, old)
+    if words:
+        msg = (
+            f"expected model {card.name!r} to differ in its heads only, but:\n{words}\n"
+            f"correct the heads on its card"
+        )
+        raise WeightsError(msg)
+    network.load_state_dict(old, strict=True)
+    return fresh, network
+
+
+def _same_outputs(card: ModelCard, labels: LabelTable) -> list[tuple[int, int]]:
+    """Return (old, new) outputs of the background and of classes that keep their name."""
+    is_direct = "outputs" in card.parameters
+    old = {row.name: i if is_direct else k for k, (i, row) in enumerate(card.labels.items(), 1)}
+    new = {row.name: k for k, row in enumerate(labels.values(), 1)}
+    return [(0, 0), *((old[name], new[name]) for name in new if name in old)]
+
+
+def _rows_kept(
+    fresh: Tensor, trained: Tensor, outputs: tuple[int, int], pairs: list[tuple[int, int]]
+) -> Tensor:
+    before, after = outputs
+    if len(trained) % before or len(fresh) != len(trained) // before * after:
+        # Not one row (or group of rows) a class: a hidden layer of the head, kept as it is.
+        return trained
+    group = len(trained) // before
+    kept = fresh.clone()
+    for old, new in pairs:
+        kept[new * group : (new + 1) * group] = trained[old * group : (old + 1) * group]
+    return kept
 
 
 def key_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

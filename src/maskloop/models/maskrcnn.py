@@ -11,6 +11,7 @@ authors on COCO 2017, whose pictures carry their photographers' terms.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from maskloop.models.objects import Found, scale_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy.typing as npt
@@ -183,9 +185,9 @@ class MaskRCNNFamily:
 
         def attempt(rung: Rung) -> dict[str, Tensor]:
             network.to(rung.device.torch).eval()
-            with torch.inference_mode(), autocast(rung.device):
-                found = _detect(network, resized.to(rung.device.torch))
-            return {name: value.float().cpu() for name, value in found.items()}
+            with torch.inference_mode():
+                found = _detect(network, resized.to(rung.device.torch), autocast(rung.device))
+            return {name: value.cpu() for name, value in found.items()}
 
         job.report("network", 0, 1)
         found = run_ladder(ladder(device, 1), attempt, job)
@@ -325,13 +327,20 @@ def _listed(images: Tensor) -> ImageList:
     return ImageList(padded, [(height, width)] * len(images))
 
 
-def _detect(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """Return boxes, labels, scores and 28x28 masks on the resized picture."""
+def _detect(
+    network: nn.Module, image: Tensor, mixed: AbstractContextManager[Any] | None = None
+) -> dict[str, Tensor]:
+    """Return boxes, labels, scores and 28x28 masks on the resized picture.
+
+    Only the backbone runs in mixed precision: boxes in half precision are pixels off.
+    """
     if not isinstance(network, MaskRCNN):
         msg = f"expected a Mask R-CNN, got {type(network).__name__}; build it from its card"
         raise InputError(msg)
     images = _listed(image[None])
-    features = network.backbone(images.tensors)
+    with mixed or nullcontext():
+        features = network.backbone(images.tensors)
+    features = {level: values.float() for level, values in features.items()}
     proposals, _ = network.rpn(images, features)
     found: list[dict[str, Tensor]]
     found, _ = network.roi_heads(features, proposals, images.image_sizes)
