@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -116,3 +118,19 @@ def test_the_docks_own_cancel_stops_it_too(qtbot: Any, owner: QObject) -> None:
     qtbot.wait(100)
     with qtbot.waitSignal(run.stopped, timeout=2000):
         run._bar.cancel()
+
+
+def test_an_optimiser_beside_a_window_does_not_crash_the_process() -> None:
+    """Mesa's LLVM and triton's in one process end in a segmentation fault."""
+    script = """
+import napari, numpy, torch
+from qtpy.QtWidgets import QApplication
+from maskloop.ops.device import load_optimisers
+napari.Viewer().add_image(numpy.zeros((10, 10)))
+QApplication.processEvents()
+load_optimisers()
+torch.optim.AdamW([torch.nn.Parameter(torch.zeros(3))])
+print("alive")
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "alive" in found.stdout, found.stderr[-2000:]

@@ -127,9 +127,11 @@ class LayerJournal:
 
     def _flush(self) -> None:
         """Copy what finished steps left and hand it to the thread."""
-        layer = self._layer()
         pending, self._pending = self._pending, []
-        for box, words in pending if layer is not None else ():
+        layer = self._layer()
+        if layer is None:
+            return
+        for box, words in pending:
             if not self._has_begun:
                 # What the layer held before is not known any more: the first step brings it all.
                 self._has_begun = True

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -86,7 +86,9 @@ class LabelTableView(QTableWidget):
         colour = QTableWidgetItem()
         seen = layer.get_color(row.id)
         shade = QColor(row.colour) if seen is None or seen[3] == 0 else QColor.fromRgbF(*seen[:3])
-        colour.setBackground(shade)
+        swatch = QPixmap(16, 16)
+        swatch.fill(shade)
+        colour.setIcon(QIcon(swatch))
         colour.setToolTip("Double-click to choose another colour.")
         colour.setFlags(fixed)
         number_item = QTableWidgetItem(str(row.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import platform
 import re
@@ -325,6 +326,25 @@ def ladder(
 def spare_a_core() -> None:
     """Leave one core to the program that draws the window; without it, it stutters."""
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
+
+
+def load_optimisers() -> None:
+    """Load what torch loads with its first optimiser, without triton where that would crash.
+
+    On Linux, triton and Mesa's software or AMD drawing each bring an LLVM; importing triton into a
+    process that draws through Mesa is a segmentation fault. `torch._dynamo` does so, and every
+    optimiser imports that. Nothing here compiles networks, so nothing is lost.
+    """
+    maps = Path("/proc/self/maps")
+    draws_by_mesa = maps.exists() and "libLLVM" in maps.read_text(encoding="utf-8")
+    if not draws_by_mesa or "triton" in sys.modules or "torch._dynamo" in sys.modules:
+        return
+    # None in sys.modules makes the import raise ImportError; torch then remembers "no triton".
+    sys.modules["triton"] = None  # type: ignore[assignment]  # documented by Python, not typed
+    try:
+        importlib.import_module("torch._dynamo")
+    finally:
+        del sys.modules["triton"]
 
 
 def run_ladder(rungs: Sequence[Rung], attempt: Callable[[Rung], T], job: Job | None = None) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -49,7 +50,12 @@ class ExportSection(Section):
         self.run.setObjectName("maskloop_main")
         self.receipt = tipped(QPlainTextEdit(), TIPS["receipt"])
         self.receipt.setReadOnly(True)
-        self.receipt.setMinimumHeight(150)
+        self.receipt.setMinimumHeight(190)
+        # As the command line prints it: columns, long hashes to the right.
+        self.receipt.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
+        font.setPointSizeF(8)
+        self.receipt.setFont(font)
         self.receipt.hide()
         self.rows.addWidget(self.what)
         self.form_rows = self.form()
@@ -111,7 +117,7 @@ class ExportSection(Section):
                 continue
             for suffix in row["suffixes"]:
                 if suffix in (".nii.gz", ".nii", ".json", ".png", ".tif"):
-                    self.format.addItem(f"{row['title']} ({suffix})")
+                    self.format.addItem(f"{suffix}  {row['title']}")
                     self._suffixes.append(suffix)
 
     def _labels_changed(self) -> None:

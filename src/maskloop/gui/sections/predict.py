@@ -46,7 +46,8 @@ class PredictSection(Section):
         self._models: list[dict[str, Any]] = []  # Any: plain JSON values
         self._was_chosen = False
         self.model = tipped(slim(QComboBox()), TIPS["model"])
-        self.refresh = tipped(QPushButton("Refresh"), TIPS["refresh"])
+        self.refresh = tipped(QPushButton("\N{CLOCKWISE OPEN CIRCLE ARROW}"), TIPS["refresh"])
+        self.refresh.setMaximumWidth(32)
         self.device = tipped(slim(QComboBox()), TIPS["device"])
         self.device.addItems(DEVICES)
         self.device.setCurrentText(str(setting("device", "auto")))

@@ -1,0 +1,148 @@
+"""Make docs/images/*.png from the real window: xvfb-run -a python docs/screenshots.py [NAME...].
+
+Everything shown is drawn by maskloop itself, segmented by the models it ships, and exported and
+trained for real. Needs an X display of at least 1400 x 900 and no network.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+IMAGES = Path(__file__).resolve().parent / "images"
+SIZE = (1366, 820)
+MOST_BYTES = 300_000
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> None:
+    """Serve the window until the condition holds."""
+    from qtpy.QtWidgets import QApplication
+
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def settle(panel: Any) -> None:
+    """Wait for the panel's task, and for what it drew."""
+    wait(lambda: not panel.host.is_busy, 1800)
+    wait(lambda: False, 0.6)
+
+
+def save(viewer: Any, name: str) -> None:
+    """Write the whole window as a small PNG."""
+    from PIL import Image
+
+    path = IMAGES / f"{name}.png"
+    viewer.screenshot(str(path), canvas_only=False, flash=False)
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
+    size = path.stat().st_size
+    print(f"{path.name}: {size / 1000:.0f} kB")
+    if size > MOST_BYTES:
+        sys.exit(f"{path.name} is larger than {MOST_BYTES} bytes")
+
+
+def only(panel: Any, *sections: Any) -> None:
+    """Open these sections and close the others."""
+    for section in panel.sections:
+        section.header.setChecked(section in sections)
+    panel.area.verticalScrollBar().setValue(0)
+    wait(lambda: False, 0.3)
+
+
+def window(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw a phantom CT, segmented and being corrected."""
+    viewer.open_sample("napari-maskloop", "phantom-ct")
+    panel.predict.choose("phantom-liver")
+    panel.predict.run.click()
+    settle(panel)
+    labels = panel.host.labels.layer
+    labels.opacity = 0.45
+    slices = (labels.data == 2).sum(axis=(1, 2))
+    viewer.dims.set_current_step(0, int(slices.argmax()))
+    labels.selected_label = 2
+    panel.load.windows["Liver"].click()
+    only(panel, panel.load, panel.predict, panel.correct)
+    viewer.reset_view()
+    save(viewer, "window")
+
+
+def nuclei(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw a picture of nuclei, each an object of its own."""
+    viewer.open_sample("napari-maskloop", "nuclei")
+    panel.predict.choose("nuclei")
+    panel.predict.run.click()
+    settle(panel)
+    panel.host.labels.layer.opacity = 0.5
+    only(panel, panel.predict, panel.correct)
+    viewer.reset_view()
+    save(viewer, "nuclei")
+
+
+def export(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw the receipt of an export."""
+    viewer.open_sample("napari-maskloop", "phantom-ct-with-mask")
+    viewer.dims.set_current_step(0, 46)
+    os.chdir(folder)
+    panel.export.path.setText("liver.nii.gz")
+    panel.export.run.click()
+    settle(panel)
+    only(panel, panel.export)
+    save(viewer, "export")
+
+
+def train(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw a fine-tuning: curve, both scores, verdict."""
+    from napari.layers import Layer
+
+    from maskloop.gui import layers
+    from maskloop.ops.phantom import phantom_ct
+
+    for seed in range(21, 27):
+        viewer.layers.clear()
+        image, mask = phantom_ct(seed, shape=(48, 80, 80), spacing=(6, 4.4, 4.4), lesions=(3, 6))
+        for data in (
+            *layers.image_layers(image, name=f"CT {seed}"),
+            layers.mask_layer(mask, name=f"CT {seed} corrected"),
+        ):
+            viewer.add_layer(Layer.create(*data))
+        panel.train.add_current()
+    viewer.dims.set_current_step(0, 24)
+    panel.train.base.setCurrentText("phantom-liver")
+    panel.train.steps.setValue(60)
+    only(panel, panel.train)
+    panel.train.run.click()
+    settle(panel)
+    save(viewer, "train")
+
+
+SCENES = {scene.__name__: scene for scene in (window, nuclei, export, train)}
+
+
+def main(names: list[str]) -> None:
+    """Draw the named scenes, or all."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MASKLOOP_HOME"] = folder
+        os.environ["NAPARI_CONFIG"] = f"{folder}/settings.yaml"
+        import napari
+
+        IMAGES.mkdir(exist_ok=True)
+        for name in names or list(SCENES):
+            viewer = napari.Viewer()
+            viewer.window.resize(*SIZE)
+            _, panel = viewer.window.add_plugin_dock_widget("napari-maskloop", "maskloop")
+            wait(lambda: False, 0.5)
+            SCENES[name](viewer, panel, Path(folder))
+            viewer.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
