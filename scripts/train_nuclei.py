@@ -29,7 +29,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
-from maskloop.models import base, flows
+from maskloop.models import base, fields, flows
 from maskloop.ops.device import CPU
 from maskloop.training.fit import Recipe, fit
 from maskloop.training.patches import IGNORE, Patches
@@ -203,7 +203,7 @@ def otsu(image: Image) -> npt.NDArray[Any]:
     unit = flows.unit_of(image)[0][0]
     region = ndimage.binary_fill_holes(unit > threshold_otsu(unit))
     ids, _ = ndimage.label(region)
-    small = np.bincount(ids.ravel()) < flows.Decoding().least_area
+    small = np.bincount(ids.ravel()) < fields.Decoding().least_area
     ids[small[ids]] = 0
     return ids
 
@@ -289,7 +289,7 @@ def main() -> None:
         )
         fit(
             network,
-            lambda net, batch: flows.loss(net(batch.images), flows.targets(batch.ids)),
+            lambda net, batch: flows.loss(net(batch.images), fields.targets(batch.ids)),
             Crops(train),
             recipe=recipe,
             folder=told.checkpoints or told.out.with_suffix(".checkpoints"),

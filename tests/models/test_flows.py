@@ -19,11 +19,12 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.models import flows, weights
+from maskloop.models import fields, flows, weights
 from maskloop.models.base import IGNORE, Batch
 from maskloop.models.cards import ModelCard, find_card
 from maskloop.ops.device import CPU
 from maskloop.ops.phantom import nuclei_picture
+from maskloop.ops.scores import average_precision
 
 
 def discs(shape, spots):
@@ -37,7 +38,7 @@ def discs(shape, spots):
 
 def perfect(ids):
     """Scores of a network that makes no mistake."""
-    wanted = flows.targets(torch.from_numpy(ids)[None])
+    wanted = fields.targets(torch.from_numpy(ids)[None])
     return np.concatenate([8 * wanted.foreground.numpy() - 4, wanted.flow[0].numpy()])
 
 
@@ -79,7 +80,7 @@ def segment(network, image, card, **parameters):
 
 def test_two_touching_discs_decode_to_two():
     ids = discs((40, 60), [(20, 20, 10), (20, 39, 10)])
-    found, scores = flows.decode(perfect(ids))
+    found, scores = fields.decode(perfect(ids))
     assert hits(found, ids, 0.99) == (2, 0, 0)
     assert all(score > 0.9 for score in scores.values())
 
@@ -96,9 +97,9 @@ def test_decoding_undoes_targets_for_random_discs(seed):
             spots.append((y, x, radius))
     ids = discs(shape, spots)
     # Slivers at the border that are too small to be reported are no objects.
-    small = np.bincount(ids.ravel(), minlength=len(spots) + 1) < flows.Decoding().least_area
+    small = np.bincount(ids.ravel(), minlength=len(spots) + 1) < fields.Decoding().least_area
     ids[small[ids]] = 0
-    found, _ = flows.decode(perfect(ids))
+    found, _ = fields.decode(perfect(ids))
     assert precision(found, ids, 0.8) == 1 or not ids.any()
 
 
@@ -106,14 +107,14 @@ def test_decoding_undoes_targets_for_random_discs(seed):
 @pytest.mark.parametrize("is_mirrored", [False, True])
 def test_targets_turn_with_the_picture(turns, is_mirrored):
     ids = np.array(ndimage.label(np.random.default_rng(5).random((30, 30)) > 0.6)[0], np.int64)
-    flow = flows.targets(torch.from_numpy(ids)[None]).flow[0].numpy()
+    flow = fields.targets(torch.from_numpy(ids)[None]).flow[0].numpy()
     moved, expected = np.rot90(ids, turns), np.rot90(flow, turns, axes=(1, 2))
     for _ in range(turns):  # a quarter turn takes (y, x) to (-x, y)
         expected = np.stack([-expected[1], expected[0]])
     if is_mirrored:
         moved = moved[:, ::-1]
         expected = expected[:, :, ::-1] * np.array([1, -1])[:, None, None]
-    again = flows.targets(torch.from_numpy(moved.copy())[None]).flow[0].numpy()
+    again = fields.targets(torch.from_numpy(moved.copy())[None]).flow[0].numpy()
     # Objects whose mean lies outside them have two nearest pixels at times: leave those out.
     simple = np.isin(moved, [i for i in np.unique(ids) if i and _is_compact(ids == i)])
     assert simple.any()
@@ -128,13 +129,13 @@ def _is_compact(region):
 def test_a_crescents_centre_lies_inside_it():
     ids = discs((50, 50), [(25, 25, 20)])
     ids[discs((50, 50), [(25, 33, 17)]) > 0] = 0
-    ends = flows.follow(
-        flows.targets(torch.from_numpy(ids)[None]).flow[0], torch.from_numpy(np.argwhere(ids))
+    ends = fields.follow(
+        fields.targets(torch.from_numpy(ids)[None]).flow[0], torch.from_numpy(np.argwhere(ids))
     )
     mean = np.argwhere(ids).mean(0).round().astype(int)
     assert ids[tuple(mean)] == 0
     assert (ends.std(dim=0) < 25).all()
-    found, _ = flows.decode(perfect(ids), flows.Decoding(error=9))
+    found, _ = fields.decode(perfect(ids), fields.Decoding(error=9))
     assert hits(found, ids, 0.5)[0] == 1
 
 
@@ -143,7 +144,7 @@ def test_unreviewed_pixels_give_no_gradient():
     predicted = torch.randn(1, 3, 40, 40, requires_grad=True)
     ids = torch.from_numpy(discs((40, 40), [(12, 12, 7), (30, 20, 7)]))[None]
     ids[..., 20:] = IGNORE
-    flows.loss(predicted, flows.targets(ids)).backward()
+    flows.loss(predicted, fields.targets(ids)).backward()
     assert predicted.grad[..., 20:].abs().max() == 0
     assert predicted.grad[..., :19].abs().max() > 0
 
@@ -151,14 +152,14 @@ def test_unreviewed_pixels_give_no_gradient():
 def test_an_object_that_runs_into_the_unknown_teaches_no_flow():
     ids = torch.from_numpy(discs((40, 40), [(12, 10, 7), (30, 20, 7)]))[None]
     ids[..., 20:] = IGNORE
-    wanted = flows.targets(ids)
+    wanted = fields.targets(ids)
     assert wanted.whole[ids == 1].all()
     assert not wanted.whole[ids == 2].any()
 
 
 def test_the_loss_is_least_for_the_targets():
     ids = torch.from_numpy(discs((40, 40), [(12, 12, 7), (30, 20, 7)]))[None]
-    wanted = flows.targets(ids)
+    wanted = fields.targets(ids)
     best = torch.cat([40 * wanted.foreground[:, None] - 20, wanted.flow], dim=1)
     assert flows.loss(best, wanted) < 1e-3
     assert flows.loss(best + 0.1, wanted) > flows.loss(best, wanted)
@@ -326,7 +327,7 @@ def _dsb2018(shared_data: Path, folder: Path, names: list[str]):
 def test_held_out_precision_is_that_of_the_card(card, network, shared_data, tmp_path):
     told = card.metrics["held_out"]
     found = [
-        precision(segment(network, image, card).ids, truth)
+        average_precision(segment(network, image, card).ids, truth)[0]
         for image, truth in _dsb2018(shared_data, tmp_path, told["names"])
     ]
     assert len(found) == told["pictures"]
