@@ -187,7 +187,10 @@ def _edge_aligned(old: Sequence[int], new: Sequence[int]) -> Coordinates:
             f"give one length an axis"
         )
         raise InputError(msg)
-    return tuple((np.arange(m) + 0.5) * (n / m) - 0.5 for n, m in zip(old, new, strict=True))
+    return tuple(
+        np.asarray((np.arange(m) + 0.5) * (n / m) - 0.5, dtype=np.float64)
+        for n, m in zip(old, new, strict=True)
+    )
 
 
 def _interpolate(data: Array, at: Coordinates, order: int) -> Array:
