@@ -95,6 +95,7 @@ def stem_of(path: Path) -> str:
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> stem_of(Path("scans/case.01.nii.gz"))
     'case.01'
     """
