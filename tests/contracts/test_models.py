@@ -27,14 +27,18 @@ CARDS = {card.name: card for card in cards.all_cards()}
 VARIANTS = [(name, variant) for name in NAMES for variant in FAMILIES.get(name).variants or ("",)]
 AUGMENTATIONS = {"mirror_x", "mirror_y", "mirror_z", "rotate", "scale"}
 AUGMENTATIONS |= {"elastic", "gamma", "noise", "blur"}
-LIGHT = {"torchsemantic": "lraspp_mobilenet_v3_large"}
+LIGHT = {"torchsemantic": "lraspp_mobilenet_v3_large", "liver": "liver"}
+_PICTURE = {"shortest": 64, "longest": 96, "patch": [64, 64]}
+SMALL: dict[str, dict[str, object]] = {
+    "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
+    "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16},
+    "torchsemantic": _PICTURE,
+}
 
 
 def quick(card: ModelCard) -> ModelCard:
-    """Return the card with pictures kept small in the network: its promises are the same."""
-    small = {"shortest": 64, "longest": 96, "proposals": 20, "detections": 10, "samples": 16}
-    told = {key: value for key, value in small.items() if key in (*card.parameters, "samples")}
-    return dataclasses.replace(card, parameters={**card.parameters, **told})
+    """Return the card with little for the network to see at once: its promises are the same."""
+    return dataclasses.replace(card, parameters={**card.parameters, **SMALL.get(card.family, {})})
 
 
 def fresh(name: str) -> ModelCard:
@@ -75,18 +79,21 @@ def truth(image: Image, card: ModelCard) -> Mask:
     return Mask.like(image, ids, card.labels)
 
 
-def as_batch(case: Volume) -> Batch:
-    """Return a whole volume, cut and padded to multiples of 16, as a batch of two."""
-    size = tuple(min(-(-n // 16) * 16, 64) for n in case.data.shape[1:])
-    box = tuple(slice(0, n) for n in size)
-    data = case.data[(slice(None), *box)]
-    ids = case.ids[box].astype(np.int64)
-    pads = [(0, n - m) for n, m in zip(size, ids.shape, strict=True)]
+def as_batch(case: Volume, patch: tuple[int, ...]) -> Batch:
+    """Return the middle of a volume, cut and padded to the patch, and its mirror image."""
+    data, ids = case.data, case.ids.astype(np.int64)
+    for axis, (have, want) in enumerate(zip(ids.shape, patch, strict=True)):
+        start = max(0, (have - want) // 2)
+        keep = slice(start, start + want)
+        ids = ids[(slice(None),) * axis + (keep,)]
+        data = data[(slice(None),) * (axis + 1) + (keep,)]
+    lacks = [want - have for have, want in zip(ids.shape, patch, strict=True)]
+    pads = [(n // 2, n - n // 2) for n in lacks]
     data = np.pad(data, [(0, 0), *pads])
     ids = np.pad(ids, pads, constant_values=IGNORE)
     return Batch(
-        torch.from_numpy(np.stack([data, data[..., ::-1].copy()])),
-        torch.from_numpy(np.stack([ids, ids[..., ::-1].copy()])),
+        torch.from_numpy(np.stack([data, data[..., ::-1]])),
+        torch.from_numpy(np.stack([ids, ids[..., ::-1]])),
         [dict(case.categories)] * 2,
     )
 
@@ -185,7 +192,7 @@ def test_a_training_step_has_a_finite_loss_and_gradients(
         assert len(case.ids.shape) == card.ndim
         assert case.ids.any()
     network = network_of(name, networks).train()
-    loss = family.train_step(network, as_batch(cases[0]), card=card)
+    loss = family.train_step(network, as_batch(cases[0], family.patch(card)), card=card)
     assert loss.shape == ()
     assert torch.isfinite(loss)
     loss.backward()
@@ -203,7 +210,7 @@ def test_nothing_is_learnt_from_an_image_nobody_reviewed(
     family, card = FAMILIES.get(name), fresh(name)
     image = suitable(card)
     (case, *_) = family.prepare(image, truth(image, card), card=card, reviewed=None, job=Job())
-    batch = as_batch(case)
+    batch = as_batch(case, family.patch(card))
     unseen = Batch(batch.images, torch.full_like(batch.ids, IGNORE), [{}, {}])
     network = network_of(name, networks).train()
     loss = family.train_step(network, unseen, card=card)
