@@ -42,11 +42,14 @@ Region = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
 Steps = tuple[float, float, float]
 
-LIVER_TILE, LIVER_OUTPUT, LIVER_MARGIN = (162, 162, 189), (136, 136, 163), (13, 13, 13)
-LESION_TILE, LESION_OUTPUT, LESION_MARGIN = (86, 172, 180), (42, 84, 92), (22, 44, 44)
+Tile = tuple[int, ...]
+
+# What a network takes, and what its output is smaller by at each end. The tiles are those of
+# training: instance norm makes the result depend on them.
+LIVER_TILE, LIVER_MARGIN = (162, 162, 189), (13, 13, 13)
+LESION_TILE, LESION_MARGIN = (86, 172, 180), (22, 44, 44)
 LIVER_SPACING: Steps = (3.0, 3.0, 3.0)
 LESION_SPACING: Steps = (3.0, 1.0, 1.0)
-_ABDOMEN_MM = (408.0, 408.0, 489.0)  # what one liver output covers
 _ABOVE_DOME_MM = 70.0
 _LUNG_MM2 = 3000.0  # less air than this on every slice is bowel, not lung
 _MASKED = np.float32(-0.5)
@@ -100,9 +103,13 @@ class LiverFamily:
         ids = np.zeros(scan.data.shape, np.uint8)
         notes = list(scan.notes)
         with _stoppable(network, job):
-            liver = find_liver(network.liver, scan, device=device, job=job)
+            tile = _tile(card, "liver")
+            liver = find_liver(network.liver, scan, tile=tile, device=device, job=job)
             if liver.any():
-                tumour, box = find_lesions(network.lesions, scan, liver, device=device, job=job)
+                tile = _tile(card, "lesions")
+                tumour, box = find_lesions(
+                    network.lesions, scan, liver, tile=tile, device=device, job=job
+                )
                 ids[liver] = liver_id
                 ids[box][tumour] = tumour_id
             else:
@@ -134,14 +141,11 @@ class LiverFamily:
             )
             raise InputError(msg)
         make = _liver_volume if _trained(card) == "liver" else _lesion_volume
-        return [make(scan, classes, seen)]
+        return [make(scan, classes, seen, self.patch(card))]
 
     def patch(self, card: ModelCard) -> tuple[int, ...]:
         """Return the trained network's own tile: instance norm makes the result depend on it."""
-        told = card.parameters.get("patch")
-        if told is not None:
-            return tuple(int(n) for n in told)
-        return LIVER_TILE if _trained(card) == "liver" else LESION_TILE
+        return _tile(card, _trained(card))
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
         """Return soft Dice plus cross-entropy where the tile has output that was reviewed."""
@@ -163,6 +167,16 @@ class LiverFamily:
 
 def _trained(card: ModelCard) -> str:
     return str(card.parameters.get("train", card.variant or "lesions"))
+
+
+def _tile(card: ModelCard, part: str) -> Tile:
+    """Return what a network takes: as trained, unless the card of another training says else."""
+    plain = LIVER_TILE if part == "liver" else LESION_TILE
+    return tuple(int(n) for n in card.parameters.get(f"{part}_tile", plain))
+
+
+def _output(tile: Tile, margin: Sequence[int]) -> Tile:
+    return tuple(t - 2 * m for t, m in zip(tile, margin, strict=True))
 
 
 def _require_two(labels: LabelTable) -> None:
@@ -275,14 +289,14 @@ def _hounsfield(image: Image) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     return data, tuple(notes)
 
 
-def find_liver(network: LiverUNet, scan: Scan, *, device: Device, job: Job) -> Region:
+def find_liver(network: LiverUNet, scan: Scan, *, tile: Tile, device: Device, job: Job) -> Region:
     """Return the liver (tumours in it included) on the scan's grid."""
     from scipy import ndimage
 
-    box = find_abdomen(scan)
+    box = find_abdomen(scan, _output(tile, LIVER_MARGIN))
     job.report("preparing the liver net", 0)
     image = liver_input(scan.data[box], scan.spacing)
-    chance = run_liver(network, image, device=device, job=job)
+    chance = run_liver(network, image, tile=tile, device=device, job=job)
     around = ndimage.generate_binary_structure(3, 2)
     opened = ndimage.binary_erosion(chance > 0.5, around)
     found = np.zeros(scan.data.shape, bool)
@@ -310,31 +324,33 @@ def intensity(hounsfield: npt.NDArray[Any]) -> Field:
     return np.asarray(np.clip(share, -0.2, 0.2) * np.float32(2.5), np.float32)
 
 
-def run_liver(network: LiverUNet, image: Field, *, device: Device, job: Job) -> Field:
+def run_liver(network: LiverUNet, image: Field, *, tile: Tile, device: Device, job: Job) -> Field:
     """Return the chance of liver for each voxel of `image`, which fits into the net's output."""
-    tile = np.zeros(LIVER_TILE, np.float32)  # 0 around the scan, as trained: -0.5 costs 4 points
-    first = [t // 2 - n // 2 for t, n in zip(LIVER_TILE, image.shape, strict=True)]
-    tile[tuple(slice(f, f + n) for f, n in zip(first, image.shape, strict=True))] = image
+    whole = np.zeros(tile, np.float32)  # 0 around the scan, as trained: -0.5 costs 4 Dice points
+    first = [t // 2 - n // 2 for t, n in zip(tile, image.shape, strict=True)]
+    here = tuple(slice(f, f + n) for f, n in zip(first, image.shape, strict=True))
+    whole[here] = image
 
     def attempt(rung: Rung) -> Field:
         network.to(rung.device.name)
         with torch.inference_mode(), autocast(rung.device):
-            logits = network(torch.from_numpy(tile)[None, None].to(rung.device.name))
+            logits = network(torch.from_numpy(whole)[None, None].to(rung.device.name))
         return cast("Field", torch.sigmoid(logits.float())[0, 0].cpu().numpy())
 
     job.report("liver", 0, 1)
     output = run_ladder(_rungs(device, 1), attempt, job)
     job.report("liver", 1, 1)
-    chance = np.zeros(LIVER_TILE, np.float32)
+    chance = np.zeros(tile, np.float32)
     chance[tuple(slice(m, m + n) for m, n in zip(LIVER_MARGIN, output.shape, strict=True))] = output
-    return chance[tuple(slice(f, f + n) for f, n in zip(first, image.shape, strict=True))]
+    return chance[here]
 
 
-def find_abdomen(scan: Scan) -> Box:
-    """Return the box of the body, from 70 mm above the lungs' lower end to 408 mm below that.
+def find_abdomen(scan: Scan, most: Tile) -> Box:
+    """Return the box of the body below a plane 70 mm above the lungs' lower end.
 
     The largest piece of soft tissue on a grid of about 3 mm. Without lungs in view the top is the
-    scan's. No side is longer than what one output of the liver net covers.
+    scan's. No side is longer than the liver net's output, `most` voxels of 3 mm: too much is cut
+    off at the feet, or at both sides.
     """
     from scipy import ndimage
 
@@ -353,10 +369,10 @@ def find_abdomen(scan: Scan) -> Box:
     found = []
     for axis, (part, k, n) in enumerate(zip(box, thin, scan.data.shape, strict=True)):
         low, high = max(0, (part.start - 1) * k), min(n, (part.stop + 1) * k)
-        most = int(_ABDOMEN_MM[axis] / scan.spacing[axis])
-        if high - low > most:
-            low = high - most if axis == 0 else (low + high - most) // 2
-            high = low + most
+        length = max(1, int(most[axis] * LIVER_SPACING[axis] / scan.spacing[axis]))
+        if high - low > length:
+            low = high - length if axis == 0 else (low + high - length) // 2
+            high = low + length
         found.append(slice(low, high))
     return tuple(found)
 
@@ -382,12 +398,12 @@ def _top(coarse: npt.NDArray[Any], steps: Sequence[float]) -> int:
 
 
 def find_lesions(
-    network: LiverUNet, scan: Scan, liver: Region, *, device: Device, job: Job
+    network: LiverUNet, scan: Scan, liver: Region, *, tile: Tile, device: Device, job: Job
 ) -> tuple[Region, Box]:
     """Return the tumours in a box of the scan's grid, and the box."""
     view = lesion_view(scan, liver)
-    starts = cover(view.liver, LESION_OUTPUT)
-    chance = run_lesions(network, view.data, starts, device=device, job=job)
+    starts = cover(view.liver, _output(tile, LESION_MARGIN))
+    chance = run_lesions(network, view.data, starts, tile=tile, device=device, job=job)
     # As the recipe does: a voxel of the scan that any part of a lesion's voxel reaches is tumour.
     region = (chance > 0.5).astype(np.float32)
     shape = liver[view.box].shape
@@ -448,6 +464,7 @@ def run_lesions(
     data: Field,
     starts: Sequence[tuple[int, ...]],
     *,
+    tile: Tile,
     device: Device,
     job: Job,
 ) -> Field:
@@ -461,7 +478,8 @@ def run_lesions(
         chance = np.zeros(data.shape, np.float32)
         groups = [starts[i : i + rung.batch] for i in range(0, len(starts), rung.batch)]
         for group in job.track(groups, "tumours"):
-            tiles = torch.from_numpy(np.stack([cut_tile(data, start) for start in group]))[:, None]
+            cut = np.stack([cut_tile(data, start, tile) for start in group])
+            tiles = torch.from_numpy(cut)[:, None]
             if rung.device.kind == "cpu":
                 logits = torch.cat(
                     [quick_lesions(network, t[None], check=job.check) for t in tiles]
@@ -481,16 +499,16 @@ def _rungs(device: Device, batch: int) -> list[Rung]:
     return rungs if device.kind == "cpu" else [*rungs, Rung(CPU, 1)]
 
 
-def cut_tile(data: Field, start: Sequence[int]) -> Field:
+def cut_tile(data: Field, start: Sequence[int], tile: Tile = LESION_TILE) -> Field:
     """Return the input whose output begins at `start`; 0 beyond the data, as trained."""
-    tile = np.zeros(LESION_TILE, np.float32)
+    found = np.zeros(tile, np.float32)
     into, of = [], []
-    for s, m, t, n in zip(start, LESION_MARGIN, LESION_TILE, data.shape, strict=True):
+    for s, m, t, n in zip(start, LESION_MARGIN, tile, data.shape, strict=True):
         low, high = max(0, s - m), min(n, s - m + t)
         of.append(slice(low, high))
         into.append(slice(low - s + m, high - s + m))
-    tile[tuple(into)] = data[tuple(of)]
-    return tile
+    found[tuple(into)] = data[tuple(of)]
+    return found
 
 
 def put_tile(whole: Field, output: Field, start: Sequence[int]) -> None:
@@ -585,11 +603,11 @@ def _weights(n: int, zoom: float, count: int, area: bool) -> Field:
     return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float32)
 
 
-def _lesion_volume(scan: Scan, classes: npt.NDArray[Any], seen: Region) -> Volume:
+def _lesion_volume(scan: Scan, classes: npt.NDArray[Any], seen: Region, tile: Tile) -> Volume:
     view = lesion_view(scan, classes > 0)
     pads = []
-    for n, margin, tile in zip(view.data.shape, LESION_MARGIN, LESION_TILE, strict=True):
-        more = max(0, tile - n - 2 * margin)
+    for n, margin, wanted in zip(view.data.shape, LESION_MARGIN, tile, strict=True):
+        more = max(0, wanted - n - 2 * margin)
         pads.append((margin + more // 2, margin + more - more // 2))
     ids = np.zeros(view.data.shape, np.uint8)
     ids[view.liver] = 1
@@ -604,16 +622,15 @@ def _lesion_volume(scan: Scan, classes: npt.NDArray[Any], seen: Region) -> Volum
     )
 
 
-def _liver_volume(scan: Scan, classes: npt.NDArray[Any], seen: Region) -> Volume:
-    box = find_abdomen(scan)
+def _liver_volume(scan: Scan, classes: npt.NDArray[Any], seen: Region, tile: Tile) -> Volume:
+    box = find_abdomen(scan, _output(tile, LIVER_MARGIN))
     image = liver_input(scan.data[box], scan.spacing)
     share = resample(
         (classes[box] > 0).astype(np.float32), scan.spacing, LIVER_SPACING, image.shape
     )
     known = resample(seen[box].astype(np.float32), scan.spacing, LIVER_SPACING, image.shape)
     pads = [
-        (t // 2 - n // 2, t - n - (t // 2 - n // 2))
-        for t, n in zip(LIVER_TILE, image.shape, strict=True)
+        (t // 2 - n // 2, t - n - (t // 2 - n // 2)) for t, n in zip(tile, image.shape, strict=True)
     ]
     return Volume(
         np.pad(image, pads)[None],
