@@ -10,9 +10,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IMAGES = Path(__file__).resolve().parent / "images"
 SIZE = (1366, 820)
@@ -41,7 +43,7 @@ def save(viewer: Any, name: str) -> None:
 
     path = IMAGES / f"{name}.png"
     viewer.screenshot(str(path), canvas_only=False, flash=False)
-    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         path, optimize=True
     )
     size = path.stat().st_size
@@ -106,9 +108,9 @@ def train(viewer: Any, panel: Any, folder: Path) -> None:
     from maskloop.gui import layers
     from maskloop.ops.phantom import phantom_ct
 
-    for seed in range(21, 27):
+    for seed in range(21, 25):
         viewer.layers.clear()
-        image, mask = phantom_ct(seed, shape=(48, 80, 80), spacing=(6, 4.4, 4.4), lesions=(3, 6))
+        image, mask = phantom_ct(seed, shape=(48, 72, 72), spacing=(6, 5, 5), lesions=(3, 6))
         for data in (
             *layers.image_layers(image, name=f"CT {seed}"),
             layers.mask_layer(mask, name=f"CT {seed} corrected"),
@@ -117,7 +119,7 @@ def train(viewer: Any, panel: Any, folder: Path) -> None:
         panel.train.add_current()
     viewer.dims.set_current_step(0, 24)
     panel.train.base.setCurrentText("phantom-liver")
-    panel.train.steps.setValue(60)
+    panel.train.steps.setValue(30)
     only(panel, panel.train)
     panel.train.run.click()
     settle(panel)

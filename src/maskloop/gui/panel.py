@@ -17,6 +17,7 @@ from maskloop.gui.sections.predict import PredictSection
 from maskloop.gui.sections.train import TrainSection
 from maskloop.gui.upright import Upright
 
+_WIDTH = 340  # a line of a receipt; leaves 700 pixels of picture on a screen of 1366
 _STYLE = """
 #maskloop_header { font-weight: bold; border: none; padding: 4px; text-align: left; }
 #maskloop_main { font-weight: bold; padding: 5px; }
@@ -54,6 +55,7 @@ class Panel(QWidget):
         rows.setContentsMargins(0, 0, 0, 0)
         rows.addWidget(self.area, 1)
         rows.addWidget(self.host)
+        self.setMinimumWidth(_WIDTH)
         host, parts, upright = self.host, self.sections, self._upright
         self.destroyed.connect(lambda: _release(host, parts, upright))
 

@@ -226,4 +226,5 @@ def verdict_text(report: Any) -> str:  # Any: a TrainingReport
         before = "-" if math.isnan(old) else f"{old:.3f}"
         after = "-" if math.isnan(new) else f"{new:.3f}"
         lines.append(f"    {name}: {before} \N{RIGHTWARDS ARROW} {after}")
-    return "\n".join([*lines, *report.reasons])
+    told = tuple(f"{name}: " for name in report.new)
+    return "\n".join([*lines, *(r for r in report.reasons if not r.startswith(told))])
