@@ -274,6 +274,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("nuclei.safetensors"))
     parser.add_argument("--checkpoints", type=Path, default=None)
+    parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     parser.add_argument("--evaluate", type=Path, default=None, help="measure these weights only")
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
@@ -284,6 +285,8 @@ def main() -> None:
         network = flows.FAMILY.load(_card(), {"weights": told.evaluate})
     else:
         network = flows.FAMILY.build(_card())
+        if told.start:
+            base.load_strict(network, {"weights": told.start})
         recipe = Recipe(
             told.steps, learning_rate=told.rate, average=0.995, seed=told.seed, checkpoint_every=100
         )
