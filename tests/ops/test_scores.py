@@ -48,6 +48,12 @@ def test_joint_counts_are_those_of_a_two_dimensional_histogram():
     assert {k: v for k, v in counts.items() if v} == {
         (i, j): int(expected[i, j]) for i in range(3) for j in range(3) if expected[i, j]
     }
+    odd = a.ravel()[:101]
+    assert sum(scores.joint_counts(odd, b.ravel()[:101]).values()) == 101
+    wide = scores.joint_counts(a * np.uint8(100), b)
+    assert {(i // 100, j): n for (i, j), n in wide.items() if n} == {
+        k: v for k, v in counts.items() if v
+    }
     far = a.astype(np.uint32) * 5_000_000
     assert scores.joint_counts(far, far)[5_000_000, 5_000_000] == (a == 1).sum()
 
@@ -73,6 +79,16 @@ def test_dice_hd95_and_nsd_equal_monais(seed):
         assert row.dice == pytest.approx(float(d), abs=1e-6)
         assert row.hd95_mm == pytest.approx(float(h), abs=1e-4)
         assert row.nsd == pytest.approx(float(n), abs=1e-6)
+
+
+def test_points_and_distance_maps_give_the_same_distances(monkeypatch):
+    a, b = (m == 2 for m in _pair(6))
+    found = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(scores, "_CROWDED", share)
+        found.append(scores.surface_distances(a, b, SPACING))
+    for maps, points in zip(*found, strict=True):
+        np.testing.assert_allclose(maps, points, atol=1e-4)
 
 
 def test_the_hundredth_percentile_is_scikit_images_hausdorff_distance():
