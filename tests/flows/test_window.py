@@ -116,3 +116,26 @@ def test_picture_to_nuclei_to_coco(
     assert len(written["annotations"]) == count
     assert written["images"][0]["file_name"] == "cells.png"
     assert {c["name"] for c in written["categories"]} == {"nucleus"}
+
+
+@pytest.mark.slow
+def test_corrected_cases_to_a_new_model_in_the_menu(
+    window: Any, settle: Callable[[Any], None]
+) -> None:
+    from napari.layers import Layer
+
+    viewer, panel = window
+    for seed in range(31, 35):
+        viewer.layers.clear()
+        image, mask = phantom_ct(seed, shape=(48, 72, 72), spacing=(6, 5, 5), lesions=(3, 6))
+        for data in (*layers.image_layers(image), layers.mask_layer(mask)):
+            viewer.add_layer(Layer.create(*data))
+        panel.train.add_current()
+    panel.train.base.setCurrentText("phantom-liver")
+    panel.train.name.setText("mine")
+    panel.train.steps.setValue(10)
+    panel.train.run.click()
+    settle(panel)
+    assert len(panel.train.curve.loss) >= 10
+    assert "Dice on held-out" in panel.train.verdict.text()
+    assert panel.predict.model.findText("mine") >= 0

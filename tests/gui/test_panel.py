@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array
@@ -441,3 +442,61 @@ def test_closing_the_dock_lets_go_of_the_viewer(make_napari_viewer: Any, qtbot: 
     viewer.layers[0].name = "other"
     viewer.dims.set_current_step(0, 3)
     viewer.layers.clear()
+
+
+def test_training_shows_its_curve_its_verdict_and_a_new_model(
+    window: Any,
+    settle: Settle,
+    fake_models: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The window's part alone: the verb is replaced, so that what it says is known."""
+    import maskloop.loop.train as verb
+
+    asked = {}
+
+    def fake_train(cases: Any, base: str, name: str, *, steps: int | None, job: Any) -> Any:
+        asked.update(cases=cases, base=base, name=name, steps=steps)
+        for step in range(1, 4):
+            job.report("train", step, 3, note=f"loss={1 / step} held_out_dice:tumour=0.{step}")
+        fake_models("taught", ndim=3)
+        point = SimpleNamespace(step=3, held_out={"tumour": 0.45})
+        return SimpleNamespace(
+            card=SimpleNamespace(name="taught"),
+            old={"tumour": 0.2},
+            new={"tumour": 0.45},
+            measure="Dice",
+            verdict="candidate, unproved",
+            reasons=("one case is no proof",),
+            split="spatial block",
+            curve=(point,),
+            steps=3,
+            is_promoted=False,
+        )
+
+    monkeypatch.setattr(verb, "train", fake_train)
+    viewer, panel = window
+    image = add_ct(viewer)
+    assert not panel.train.run.isEnabled()
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    settle(panel)
+    panel.train.add_case.click()
+    image.data[:] = 0  # what was added is a copy of the labels as they were
+    layer_named(viewer, "ct_fake3d").data[:] = 0
+    panel.train.base.setCurrentText("fake3d")
+    panel.train.name.setText("taught")
+    panel.train.steps.setValue(3)
+    panel.train.run.click()
+    settle(panel)
+
+    ((seen, mask),) = asked["cases"]
+    assert (asked["base"], asked["name"], asked["steps"]) == ("fake3d", "taught", 3)
+    assert seen.geometry.matches(ct().geometry)
+    assert (mask.data == 2).sum() == 32
+    assert [step for step, _ in panel.train.curve.loss] == [1, 2, 3]
+    assert panel.train.curve.scores["tumour"][-1] == (3, 0.45)
+    assert "tumour: 0.200 → 0.450" in panel.train.verdict.text()
+    assert "one case is no proof" in panel.train.verdict.text()
+    assert panel.predict.model.findText("taught") >= 0
+    assert panel.train.base.findText("taught") >= 0
