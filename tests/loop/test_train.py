@@ -337,6 +337,9 @@ def test_a_report_can_be_read_as_json(tiny: ModelCard, cases: list[tuple[Image, 
     found = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert found["model"] == "report"
     assert found["verdict"] == report.verdict
+    said = report.to_text().splitlines()
+    assert said[0] == f"{report.card.name}: {report.verdict}"
+    assert all(any(reason in line for line in said) for reason in report.reasons)
     assert set(found["old"]) == set(found["new"]) == {"ball"}
     assert len(found["curve"]) == 2
 

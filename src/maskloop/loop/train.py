@@ -95,6 +95,14 @@ class TrainingReport:
         """Whether the new model may be offered before the one it came from."""
         return self.verdict == "proved"
 
+    def to_text(self) -> str:
+        """Return lines for people: the verdict, its reasons, and where the model lies."""
+        lines = [f"{self.card.name}: {self.verdict}", *(f"  {reason}" for reason in self.reasons)]
+        lines.append(f"  trained on  {', '.join(self.trained_on)}")
+        lines.append(f"  held out    {', '.join(self.held_out)} ({self.split})")
+        lines.append(f"  {self.steps} steps in {self.seconds:.0f} s; {self.folder}")
+        return "\n".join(lines)
+
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Return JSON-ready fields; a score that does not exist is null."""
         return {
@@ -495,6 +503,7 @@ def _network(plan: _Plan) -> nn.Module:
 
 def _fit(plan: _Plan, run: Run, job: Job) -> tuple[nn.Module, tuple[Point, ...], int]:
     from maskloop.models.base import Batch
+    from maskloop.ops.device import load_optimisers
     from maskloop.training.augment import Augmentation
     from maskloop.training.fit import fit
     from maskloop.training.patches import PatchStore
@@ -511,6 +520,7 @@ def _fit(plan: _Plan, run: Run, job: Job) -> tuple[nn.Module, tuple[Point, ...],
         batch = Batch(patches.images, patches.ids, list(patches.categories))
         return plan.family.train_step(network, batch, card=plan.base)
 
+    load_optimisers()
     network = _network(plan)
     fitted = fit(
         network,
