@@ -273,7 +273,7 @@ def test_reflection_reaches_any_distance():
 def test_the_sweep_follows_the_axis_of_the_smallest_slab():
     assert Windows.over((60, 90, 400), (30,) * 3, overlap=0.5, margin=(0,) * 3).axis == 2
     assert Windows.over((60, 90, 60), (30,) * 3, overlap=0.5, margin=(0,) * 3).axis == 1
-    assert Windows.over((10, 10, 10), (30,) * 3, overlap=0.5, margin=(0,) * 3).axis == 0
+    assert Windows.over((10, 10, 10), (30,) * 3, overlap=0.5, margin=(0,) * 3).axis == 2
 
 
 def test_memory_holds_a_slab_and_not_the_volume(monkeypatch):
