@@ -150,7 +150,7 @@ def _entry(payload: bytes) -> Entry:
 
 def _refused(path: Path, error: OSError) -> StorageError:
     msg = (
-        f"expected to write the journal {path.name} in {path.parent}, got {error.strerror or error}; "
-        f"free space or choose a folder that can be written"
+        f"expected to write the journal {path.name} in {path.parent}, "
+        f"got {error.strerror or error}; free space or choose a folder that can be written"
     )
     return StorageError(msg)
