@@ -1,6 +1,6 @@
 """Train and measure the shipped model ``nuclei`` on pictures of the 2018 Data Science Bowl.
 
-    python scripts/train_nuclei.py FOLDER --steps 1800 --out nuclei.safetensors
+    python scripts/train_nuclei.py FOLDER --steps 1500 --out nuclei.safetensors
     python scripts/train_nuclei.py FOLDER --evaluate nuclei.safetensors
 
 FOLDER holds ``images/NAME.png`` and ``labels/NAME.png`` (uint16, one id a nucleus) for the 64 names
@@ -269,12 +269,11 @@ def _show(job_started: float) -> Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("nuclei.safetensors"))
     parser.add_argument("--checkpoints", type=Path, default=None)
-    parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     parser.add_argument("--evaluate", type=Path, default=None, help="measure these weights only")
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
@@ -285,8 +284,6 @@ def main() -> None:
         network = flows.FAMILY.load(_card(), {"weights": told.evaluate})
     else:
         network = flows.FAMILY.build(_card())
-        if told.start:
-            base.load_strict(network, {"weights": told.start})
         recipe = Recipe(
             told.steps, learning_rate=told.rate, average=0.995, seed=told.seed, checkpoint_every=100
         )

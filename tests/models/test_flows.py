@@ -332,3 +332,30 @@ def test_held_out_precision_is_that_of_the_card(card, network, shared_data, tmp_
     ]
     assert len(found) == told["pictures"]
     assert np.mean(found) >= told["ap50"] - 0.01
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_three_real_pictures_does_no_harm_on_others(card, shared_data, tmp_path):
+    names = card.metrics["held_out"]["names"]
+    cases = list(_dsb2018(shared_data, tmp_path, names))
+    small = [case for case in cases if case[0].geometry.shape == (256, 256)]
+    shown, others = small[:3], small[3:]
+    network = flows.FAMILY.load(card, weights.paths(card))
+
+    def score():
+        return np.mean([average_precision(segment(network, i, card).ids, t)[0] for i, t in others])
+
+    old = score()
+    batch = _batch(
+        [
+            (image, Mask.like(image, ids, LabelTable.objects(np.unique(ids)[1:], "nucleus")), card)
+            for image, ids in shown
+        ],
+        size=192,
+    )
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    for _ in range(20):
+        optimiser.zero_grad()
+        flows.FAMILY.train_step(network, batch, card=card).backward()
+        optimiser.step()
+    assert score() > old - 0.03

@@ -119,9 +119,9 @@ class Decoding:
     """
 
     threshold: float = 0.5
-    least_area: int = 12
-    error: float = 0.5
-    together: float = 0.4
+    least_area: int = 20
+    error: float = 0.4
+    together: float = 0.3
 
     @classmethod
     def of(cls, card: ModelCard) -> Decoding:

@@ -12,7 +12,9 @@ Data Science Bowl (CC0) and are CC0 themselves.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,11 +177,32 @@ def curved(unit: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return found.astype(np.float32, copy=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Zoom:
+    """When a picture is looked at a second time, enlarged.
+
+    Parameters
+    ----------
+    below : float
+        Diameter of the median object, in pixels; 0 for never.
+    factor : float
+        How much larger, > 1.
+    """
+
+    below: float = 16.0
+    factor: float = 1.5
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Zoom:
+        """Return what the card's ``zoom`` says, ours where it says nothing."""
+        return cls(**card.parameters.get("zoom", {}))
+
+
 class FlowsFamily:
     """Networks of foreground and flow; stateless.
 
     `card.parameters`: ``tile`` (512: side of a window), ``overlap`` (0.25), ``batch`` (2),
-    ``patch`` ([160, 160]), ``decoding`` (the fields of `Decoding`).
+    ``patch`` ([160, 160]), ``decoding`` (the fields of `Decoding`), ``zoom`` (those of `Zoom`).
     """
 
     name = "flows"
@@ -232,41 +255,21 @@ class FlowsFamily:
         """Return one id an object on the image's grid.
 
         Fields are predicted window by window and blended; the whole picture is then decoded once,
-        so that there are no seams.
+        so that there are no seams. Where the median object is small, all of it is done again on the
+        enlarged picture.
         """
-        from maskloop.ops.device import ladder, run_ladder
-        from maskloop.ops.tiling import predict_scores
-
         _require_picture(image, card)
         data, notes = seen_by_network(image)
-        side = int(card.parameters.get("tile", 512))
-        tile = tuple(min(side, n + -n % _STRIDE) for n in data.shape[1:])
-
-        def attempt(rung: Rung) -> npt.NDArray[np.float32]:
-            network.to(rung.device.torch).eval()
-            return predict_scores(
-                data,
-                network,
-                tile=rung.tile or tile,
-                classes=3,
-                overlap=float(card.parameters.get("overlap", 0.25)),
-                device=rung.device,
-                batch=rung.batch,
-                job=job,
-            )
-
-        rungs = ladder(
-            device,
-            int(card.parameters.get("batch", 2)),
-            tile,
-            smallest_tile=tuple(min(128, n) for n in tile),
-            multiple=_STRIDE,
-        )
+        how = Decoding.of(card)
         if data.any():
-            fields = run_ladder(rungs, attempt, job)
-            job.report("objects", 0, 1)
-            ids, scores = decode(fields, Decoding.of(card))
-            job.report("objects", 1, 1)
+            ids, scores = _found(network, data, how, card, device, job)
+            zoom = Zoom.of(card)
+            if 0 < _diameter(ids) < zoom.below:
+                ids, scores = _found_larger(network, data, zoom.factor, how, card, device, job)
+                notes = (
+                    *notes,
+                    f"objects are small: looked again at {zoom.factor:g} times the size",
+                )
         else:
             ids, scores = np.zeros(data.shape[1:], dtype=np.uint8), {}
         category = next(iter(card.labels.names.values()), "object")
@@ -322,6 +325,77 @@ class FlowsFamily:
             "mirror_x", "mirror_y", "rotate", "scale", "elastic", "gamma", "noise", "blur"
         )  # fmt: skip
         return frozenset(free if told is None else told)
+
+
+def _found(
+    network: nn.Module,
+    data: npt.NDArray[np.float32],
+    how: Decoding,
+    card: ModelCard,
+    device: Device,
+    job: Job,
+) -> tuple[npt.NDArray[Any], dict[int, float]]:
+    """Return ids and scores of the objects in a normalised picture ``(1, y, x)``."""
+    from maskloop.ops.device import ladder, run_ladder
+    from maskloop.ops.tiling import predict_scores
+
+    side = int(card.parameters.get("tile", 512))
+    tile = tuple(min(side, n + -n % _STRIDE) for n in data.shape[1:])
+
+    def attempt(rung: Rung) -> npt.NDArray[np.float32]:
+        network.to(rung.device.torch).eval()
+        return predict_scores(
+            data,
+            network,
+            tile=rung.tile or tile,
+            classes=3,
+            overlap=float(card.parameters.get("overlap", 0.25)),
+            device=rung.device,
+            batch=rung.batch,
+            job=job,
+        )
+
+    rungs = ladder(
+        device,
+        int(card.parameters.get("batch", 2)),
+        tile,
+        smallest_tile=tuple(min(128, n) for n in tile),
+        multiple=_STRIDE,
+    )
+    fields = run_ladder(rungs, attempt, job)
+    job.report("objects", 0, 1)
+    found = decode(fields, how)
+    job.report("objects", 1, 1)
+    return found
+
+
+def _found_larger(
+    network: nn.Module,
+    data: npt.NDArray[np.float32],
+    factor: float,
+    how: Decoding,
+    card: ModelCard,
+    device: Device,
+    job: Job,
+) -> tuple[npt.NDArray[Any], dict[int, float]]:
+    """Return what `_found` finds in the picture enlarged by `factor`, at the picture's own size."""
+    size = tuple(max(1, round(n * factor)) for n in data.shape[1:])
+    large = functional.interpolate(
+        torch.from_numpy(data)[None], size=size, mode="bilinear", align_corners=False
+    )[0].numpy()
+    larger = dataclasses.replace(how, least_area=round(how.least_area * factor**2))
+    ids, scores = _found(network, large, larger, card, device, job)
+    rows, columns = (
+        ((np.arange(n) + 0.5) * m / n).astype(int)
+        for n, m in zip(data.shape[1:], size, strict=True)
+    )
+    return ids[np.ix_(rows, columns)], scores
+
+
+def _diameter(ids: npt.NDArray[Any]) -> float:
+    """Return the diameter of a disc as large as the median object; 0 where there is none."""
+    sizes = np.bincount(ids.ravel())[1:]
+    return float(np.sqrt(4 / np.pi * np.median(sizes))) if len(sizes) else 0.0
 
 
 def _known_only(ids: Tensor, categories: list[Mapping[int, int]]) -> Tensor:
