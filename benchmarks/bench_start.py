@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-ROUNDS = 9
+ROUNDS = 5
 
 
 def seconds(*command: str) -> float:
@@ -26,7 +26,7 @@ def main() -> None:
         "maskloop --help": (command, "--help"),
         "maskloop models": (command, "models"),
         "import nibabel": (python, "-c", "import nibabel"),
-        "import monai": (python, "-c", "import monai"),
+        "import torch": (python, "-c", "import torch"),
     }
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):

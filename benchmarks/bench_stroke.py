@@ -32,7 +32,7 @@ def main() -> None:
     image = maskloop.Image(volume, maskloop.Geometry.regular(SHAPE, (1.0, 0.8, 0.8)))
     mask = maskloop.Mask.like(image, np.zeros(SHAPE, np.uint8), {1: "liver", 2: "tumour"})
     viewer = napari.Viewer(show=True)
-    data, settings, _ = gui_layers.image_layer(image)
+    data, settings, _ = gui_layers.image_layers(image)[0]
     viewer.add_image(data, **settings)
     plain = viewer.add_labels(np.zeros(SHAPE, np.uint8), scale=(1.0, 0.8, 0.8))
     data, settings, _ = gui_layers.mask_layer(mask)
