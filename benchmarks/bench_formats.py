@@ -18,6 +18,7 @@ from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats import coco, dicom, nifti
+from maskloop.formats.base import Choices, Target
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask
 from maskloop.ops import outlines, phantom
@@ -104,7 +105,7 @@ def bench_nifti(folder: Path) -> None:
     ours, verified = folder / "ours.nii.gz", folder / "verified.nii.gz"
 
     def write() -> None:
-        nifti.write_mask(mask, ours, suffix=".nii.gz", target=ours)
+        nifti.write_mask(mask, Target(ours, ".nii.gz", ours))
 
     table(
         f"5b write labels 512x512x{SLICES} .nii.gz",
@@ -170,7 +171,7 @@ def bench_dicom(folder: Path) -> None:
     table(
         "5c uncompressed DICOM series, 100 slices of 512x512",
         {
-            "maskloop load": lambda: dicom.read_image(place, job=Job()),
+            "maskloop load": lambda: dicom.read_image(place, choices=Choices(), job=Job()),
             "pydicom, the usual loop": usual,
             "SimpleITK series": peer,
             "floor: read all bytes": lambda: [file.read_bytes() for file in files],
@@ -229,7 +230,7 @@ def bench_coco(folder: Path) -> None:
     plain = folder / "plain.json"
 
     def write() -> None:
-        coco.write_mask(mask, plain, suffix=".json", target=plain)
+        coco.write_mask(mask, Target(plain, ".json", plain))
 
     table(
         "4c the whole COCO file of that picture",

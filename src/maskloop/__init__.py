@@ -21,9 +21,11 @@ _HOMES = {
     "maskloop.core.mask": ("Mask",),
     "maskloop.desk.catalogue": ("list_formats", "list_models", "list_tools"),
     "maskloop.desk.check": ("info", "score"),
+    "maskloop.desk.convert": ("convert",),
+    "maskloop.formats.base": ("Choices",),
     "maskloop.loop.correct": ("correct",),
     "maskloop.loop.export": ("export",),
-    "maskloop.loop.load": ("load", "load_mask"),
+    "maskloop.loop.load": ("load", "load_mask", "load_masks"),
     "maskloop.loop.predict": ("predict", "predict_all"),
     "maskloop.loop.train": ("train",),
 }
@@ -32,11 +34,13 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "load",
     "load_mask",
+    "load_masks",
     "predict",
     "predict_all",
     "correct",
     "export",
     "train",
+    "Choices",
     "Image",
     "Mask",
     "Geometry",
@@ -48,6 +52,7 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "Progress",
     "MaskloopError",
     "Cancelled",
+    "convert",
     "info",
     "score",
     "list_models",
@@ -80,8 +85,10 @@ if TYPE_CHECKING:
     from maskloop.core.mask import Mask
     from maskloop.desk.catalogue import list_formats, list_models, list_tools
     from maskloop.desk.check import info, score
+    from maskloop.desk.convert import convert
+    from maskloop.formats.base import Choices
     from maskloop.loop.correct import correct
     from maskloop.loop.export import export
-    from maskloop.loop.load import load, load_mask
+    from maskloop.loop.load import load, load_mask, load_masks
     from maskloop.loop.predict import predict, predict_all
     from maskloop.loop.train import train

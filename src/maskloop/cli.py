@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from maskloop import Choices
     from maskloop.core.parameters import Parameter
 
 F = TypeVar("F", bound="Callable[..., Any]")  # Any: commands take what click parsed
@@ -66,11 +67,17 @@ class _Bar:
             self._is_drawn = False
 
 
+def _notes_only(progress: Progress) -> None:
+    """Tell what a person must read where there is no terminal to draw on."""
+    if progress.note:
+        click.echo(progress.note, err=True)
+
+
 @contextlib.contextmanager
 def _working() -> Iterator[Job]:
     """Give a job that shows progress on a terminal and that Ctrl+C cancels; twice stops at once."""
     bar = _Bar() if sys.stderr.isatty() else None
-    job = Job(bar)
+    job = Job(bar or _notes_only)
 
     def stop(number: int, frame: FrameType | None) -> None:
         if job.is_cancelled:
@@ -195,6 +202,32 @@ def _kind_option(function: F) -> F:
     return click.option("--as", "kind", type=click.Choice(["classes", "objects"]), help=text)(
         function
     )
+
+
+def _choices_options(function: F) -> F:
+    """Add ``--series``, ``--resample`` and ``--fill-gap``; the command gets ``choices``."""
+    import functools
+
+    @functools.wraps(function)
+    def command(
+        *args: Any,  # Any: what click parsed
+        series: str | None,
+        resample: bool,
+        fill_gap: bool,
+        **kwargs: Any,  # Any: what click parsed
+    ) -> Any:  # Any: what the command returns
+        from maskloop import Choices
+
+        made = Choices(series=series, resample=resample, fill_gap=fill_gap)
+        return function(*args, choices=made, **kwargs)
+
+    for flag, text in (
+        ("--fill-gap", "DICOM: put interpolated slices where slices are missing."),
+        ("--resample", "DICOM: put tilted or uneven slices on a regular, upright grid."),
+    ):
+        command = click.option(flag, is_flag=True, help=text)(command)
+    text = "DICOM: row of `maskloop info FOLDER`, or a SeriesInstanceUID."
+    return cast("F", click.option("--series", metavar="ROW", help=text)(command))
 
 
 def _example(*lines: str) -> str:
@@ -346,9 +379,16 @@ def weights_list(name: str, as_json: bool) -> None:
 )
 @_device_option
 @click.option("--overwrite", is_flag=True, help="Predict again what is finished already.")
+@_choices_options
 @_json_option
 def predict(
-    images: tuple[str, ...], model: str, out: str, device: str, overwrite: bool, as_json: bool
+    images: tuple[str, ...],
+    model: str,
+    out: str,
+    device: str,
+    overwrite: bool,
+    choices: Choices,
+    as_json: bool,
 ) -> int:
     """Segment images with a model and export the masks.
 
@@ -358,7 +398,7 @@ def predict(
 
     with _working() as job:
         outcomes = predict_all(
-            list(images), model, out, device=device, job=job, overwrite=overwrite
+            list(images), model, out, device=device, job=job, overwrite=overwrite, choices=choices
         )
     failed = [outcome for outcome in outcomes if not outcome.is_done]
     for outcome in failed:
@@ -451,6 +491,7 @@ def _option_of(parameter: Parameter) -> click.Option:
 @_kind_option
 @click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
 @click.option("--author", default="", help="Your name, kept with the change.")
+@_choices_options
 @_json_option
 def correct(
     mask: str,
@@ -461,6 +502,7 @@ def correct(
     kind: Any,  # Any: click checked that it is one of the two kinds
     to: str | None,
     author: str,
+    choices: Choices,
     as_json: bool,
     **flags: object,
 ) -> None:
@@ -478,7 +520,7 @@ def correct(
         if name.startswith("tool_") and value is not None
     }
     with _working() as job:
-        pixels = load(image, job=job) if image else None
+        pixels = load(image, choices=choices, job=job) if image else None
         old = load_mask(mask, image=pixels, kind=kind, job=job)
         done = change(
             old, tool, image=pixels, label=label, parameters=chosen, author=author, job=job
@@ -506,6 +548,11 @@ def correct(
 )
 @_image_option
 @click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
+@click.option(
+    "--entry", help="Which of a file's masks: image (COCO) or segment."
+)
+@click.option("--keep-phi", is_flag=True, help="Write the patient's identity too (DICOM SEG only).")
+@_choices_options
 @_kind_option
 @_json_option
 def export(
@@ -513,6 +560,9 @@ def export(
     out: str,
     image: str | None,
     to: str | None,
+    entry: str | None,
+    keep_phi: bool,
+    choices: Choices,
     kind: Any,  # Any: click checked that it is one of the two kinds
     as_json: bool,
 ) -> None:
@@ -520,7 +570,39 @@ def export(
     from maskloop.loop.export import export as write
 
     with _working() as job:
-        receipt = write(mask, out, image=image, to=to, kind=kind, job=job)
+        receipt = write(
+            mask,
+            out,
+            image=image,
+            to=to,
+            kind=kind,
+            entry=entry,
+            choices=choices,
+            keep_phi=keep_phi,
+            job=job,
+        )
+    _answer(receipt.to_json(), receipt.to_text(), as_json=as_json)
+
+
+@commands.command(
+    epilog=_example(
+        "maskloop convert dicom_folder -o ct.nii.gz",
+        "maskloop convert dicom_folder --series 2 --fill-gap -o ct.nrrd",
+    )
+)
+@click.argument("image", type=click.Path())
+@click.option(
+    "-o", "--out", required=True, type=click.Path(), help="Its suffix chooses the format."
+)
+@click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
+@_choices_options
+@_json_option
+def convert(image: str, out: str, to: str | None, choices: Choices, as_json: bool) -> None:
+    """Write an image in another format, on the same grid, read back and compared."""
+    from maskloop.desk.convert import convert as write
+
+    with _working() as job:
+        receipt = write(image, out, choices=choices, to=to, job=job)
     _answer(receipt.to_json(), receipt.to_text(), as_json=as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,9 @@ class Image:
         Opaque; for the format that read it, so that it can write back what it does not understand.
     has_time, has_channels : bool
         Which axes stand beside the spatial ones.
+    title : str
+        Words for layers, messages and receipts where the source's own name must not be shown, such
+        as ``"CT series 4"`` for a folder that may be called after a patient.
     """
 
     data: npt.NDArray[Any]
@@ -41,6 +44,7 @@ class Image:
     header: Any = field(default=None, repr=False)  # Any: opaque to all but its own format
     has_time: bool = False
     has_channels: bool = False
+    title: str = ""
 
     def __post_init__(self) -> None:
         spatial = self.data.shape[int(self.has_time) : self.data.ndim - int(self.has_channels)]
@@ -54,8 +58,8 @@ class Image:
 
     @property
     def name(self) -> str:
-        """File name without its suffixes, or ``"image"``; never a patient's name."""
-        return stem_of(self.source) if self.source is not None else "image"
+        """The title, else the file name without its suffixes, or ``"image"``."""
+        return self.title or (stem_of(self.source) if self.source is not None else "image")
 
     @property
     def channels(self) -> int:
@@ -74,9 +78,7 @@ class Image:
         if not 0 <= number < self.frames:
             msg = f"expected a frame from 0 to {self.frames - 1}, got {number!r}; choose another"
             raise InputError(msg)
-        return Image(
-            self.data[number], self.geometry, self.source, self.header, False, self.has_channels
-        )
+        return replace(self, data=self.data[number], has_time=False)
 
     def channel(self, number: int) -> Image:
         """Return one channel as an image without a channel axis."""
@@ -85,9 +87,7 @@ class Image:
         if not 0 <= number < self.channels:
             msg = f"expected a channel from 0 to {self.channels - 1}, got {number!r}; choose one"
             raise InputError(msg)
-        return Image(
-            self.data[..., number], self.geometry, self.source, self.header, self.has_time, False
-        )
+        return replace(self, data=self.data[..., number], has_channels=False)
 
 
 def stem_of(path: Path) -> str:
@@ -100,7 +100,7 @@ def stem_of(path: Path) -> str:
     'case.01'
     """
     name = path.name
-    for double in (".nii.gz", ".seg.nrrd", ".ome.tif", ".ome.tiff"):
+    for double in (".nii.gz", ".seg.nrrd", ".seg.dcm", ".rtstruct.dcm", ".ome.tif", ".ome.tiff"):
         if name.lower().endswith(double):
             return name[: -len(double)]
     return name if path.is_dir() else path.stem

@@ -32,7 +32,7 @@ class Mask:
     labels : LabelTable
         A row for every id that may occur. Ids without a row are allowed while editing;
         `checked` adds rows for them.
-    source, header
+    source, header, title
         As for `Image`.
     """
 
@@ -41,6 +41,7 @@ class Mask:
     labels: LabelTable
     source: Path | None = None
     header: Any = field(default=None, repr=False)  # Any: opaque to all but its own format
+    title: str = ""
 
     def __post_init__(self) -> None:
         if self.data.shape[-self.geometry.ndim :] != self.geometry.shape:
@@ -89,12 +90,13 @@ class Mask:
             table,
             image.source,
             image.header,
+            image.title,
         )
 
     @property
     def name(self) -> str:
-        """File name without its suffixes, or ``"mask"``."""
-        return stem_of(self.source) if self.source is not None else "mask"
+        """The title, else the file name without its suffixes, or ``"mask"``."""
+        return self.title or (stem_of(self.source) if self.source is not None else "mask")
 
     def ids(self) -> list[int]:
         """Return the ids that occur, ascending, background left out; one pass over the data."""

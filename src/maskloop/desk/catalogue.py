@@ -150,13 +150,14 @@ def list_formats() -> list[Row]:
             rows.append(_broken_format(name, str(error)))
             continue
         reads = [("images", found.read_image), ("masks", found.read_mask)]
+        writes = [("images", found.write_image), ("masks", found.write_mask)]
         rows.append(
             {
                 "name": found.name,
                 "title": found.title,
                 "suffixes": list(found.suffixes),
                 "reads": ", ".join(word for word, can in reads if can is not None),
-                "writes": "masks" if found.write_mask is not None else "",
+                "writes": ", ".join(word for word, can in writes if can is not None),
                 "proof": found.proof,
                 "state": "present",
                 "reason": "",

@@ -42,7 +42,9 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
         ``labels`` (id, name, colour, category, voxels; None for images), ``notes``. A COCO file
         also has ``images``, ``annotations`` and ``categories``, and grid keys only if it holds one
         image. A file without a label table is called a mask where its values look like labels:
-        whole numbers from 0 in large flat regions.
+        whole numbers from 0 in large flat regions. A DICOM folder gives its intake report instead
+        of reading pixels: ``series`` (a row each, with its problems and the choices that solve
+        them) and ``left_out``; the grid keys are there where exactly one series loads.
 
     Raises
     ------
@@ -54,8 +56,11 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
     path, job = Path(path), job or Job()
     chosen = format_of(path)
     common = {"path": str(path), "format": chosen.name}
+    if chosen.inspect is not None:
+        return {**common, **chosen.inspect(path, job=job)}
     if chosen.read_image is None:
-        return {**common, **_coco(path, job), "notes": list(job.notes)}
+        what = _coco(path, job) if chosen.name == "coco" else _masks(path, job)
+        return {**common, **what, "notes": list(dict.fromkeys(job.notes))}
     image = load(path, job=job)
     mask = None
     if chosen.read_mask is not None and (image.has_channels or _looks_like_labels(image)):
@@ -143,6 +148,17 @@ def _looks_like_labels(image: Image) -> bool:
         same >= 0.6 * labelled
         and len(np.unique(flat[flat != 0][:: max(1, labelled // 10**6)])) < 0.02 * data.size
     )
+
+
+def _masks(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values
+    """Return the grid of a file of masks and the labels of all of them."""
+    from maskloop.loop.load import load_masks
+
+    masks = load_masks(path, job=job)
+    first = masks[0]
+    shown = Image(first.data, first.geometry, path, has_time=first.data.ndim > first.geometry.ndim)
+    rows = [row for mask in masks for row in _rows(mask)]
+    return {"kind": "mask", **_grid(shown, first), "masks": len(masks), "labels": rows}
 
 
 def _coco(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from maskloop.core.image import Image
     from maskloop.core.mask import Mask
-    from maskloop.formats.base import Receipt
+    from maskloop.formats.verify import Receipt
     from maskloop.loop.predict import Predictor
 
 _SEEDS = (701, 702, 703)

@@ -19,6 +19,9 @@ _TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "coco": ("maskloop.formats.coco:FORMAT", (".json",)),
 }
 
+# Formats that share a suffix and are told apart by content: those that hold masks only, first.
+KIN: dict[str, tuple[str, ...]] = {}
+
 FORMATS = Registry(
     "format", "maskloop.formats", {name: target for name, (target, _) in _TABLE.items()}
 )

@@ -1,19 +1,15 @@
-"""What a format can do, what an export proves, and how a file is replaced only once it is right."""
+"""What a format can do, what a person may choose, and where label tables lie."""
 
 from __future__ import annotations
 
-import hashlib
-import struct
-import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import InputError, MissingFileError, StorageError, VerificationError
+from maskloop.core.errors import MissingFileError, StorageError
 from maskloop.core.labels import Kind, LabelTable
 
 if TYPE_CHECKING:
@@ -24,16 +20,66 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.core.mask import Mask
-from maskloop.formats.swap import Swap, words
+from maskloop.formats.swap import words
 
 SIDECAR = ".labels.json"
 RECEIPT = ".receipt.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a person decided about a file that cannot be loaded as it stands.
+
+    Parameters
+    ----------
+    series : str, optional
+        Row of the intake report, such as ``"2"``, or a SeriesInstanceUID.
+    resample : bool
+        Put tilted or unevenly spaced slices on a regular, upright grid, from their true positions.
+    fill_gap : bool
+        Put interpolated slices where slices are missing.
+    """
+
+    series: str | None = None
+    resample: bool = False
+    fill_gap: bool = False
+
+    @property
+    def made(self) -> frozenset[str]:
+        """Names of the choices that are not the default."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a writer writes, and where the second reader then looks.
+
+    Parameters
+    ----------
+    path : Path
+        The temporary file.
+    suffix : str
+        One of the format's; chooses the dialect.
+    final : Path
+        The name the file will bear.
+    companion, final_companion : Path, optional
+        The same for the second file of a format that needs one.
+    keep_phi : bool
+        Whether the patient's identity may be written.
+    """
+
+    path: Path
+    suffix: str
+    final: Path
+    companion: Path | None = None
+    final_companion: Path | None = None
+    keep_phi: bool = False
+
+
 class ReadImage(Protocol):
     """Read pixels and their grid."""
 
-    def __call__(self, path: Path, *, job: Job) -> Image:
+    def __call__(self, path: Path, *, choices: Choices, job: Job) -> Image:
         """Return the image at `path`."""
         ...
 
@@ -58,18 +104,44 @@ class ReadMask(Protocol):
         ...
 
 
-class WriteMask(Protocol):
-    """Write a mask to `path` in the dialect of `suffix`; `target` is the name it will bear."""
+class ReadMasks(Protocol):
+    """Read a file whose regions overlap as several masks, none with an overlap inside."""
 
-    def __call__(self, mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
-        """Write the file."""
+    def __call__(
+        self, path: Path, *, image: Image | None, kind: Kind | None, job: Job
+    ) -> list[Mask]:
+        """Return the masks at `path`, at least one."""
+        ...
+
+
+class Inspect(Protocol):
+    """Say what lies at `path` without reading pixels, as JSON-ready values."""
+
+    def __call__(self, path: Path, *, job: Job) -> dict[str, Any]:  # Any: plain JSON values
+        """Return what `info` prints."""
+        ...
+
+
+class WriteMask(Protocol):
+    """Write a mask in the dialect of `to`'s suffix."""
+
+    def __call__(self, mask: Mask, to: Target) -> None:
+        """Write the file, and its companion where there is one."""
+        ...
+
+
+class WriteImage(Protocol):
+    """Write an image in the dialect of `to`'s suffix."""
+
+    def __call__(self, image: Image, to: Target) -> None:
+        """Write the file, and its companion where there is one."""
         ...
 
 
 class Reread(Protocol):
     """Read back what was written, sharing no code with the writer."""
 
-    def __call__(self, path: Path, *, suffix: str) -> Evidence:
+    def __call__(self, to: Target) -> Evidence:
         """Return what the file holds."""
         ...
 
@@ -93,21 +165,37 @@ class Plan(Protocol):
         ...
 
 
+class PlanImage(Protocol):
+    """As `Plan`, for an image."""
+
+    def __call__(self, image: Image, *, suffix: str) -> PlannedImage:
+        """Return the plan."""
+        ...
+
+
+class Companion(Protocol):
+    """Return the second file that goes with `path`, or None."""
+
+    def __call__(self, path: Path, suffix: str) -> Path | None:
+        """Return its name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """What a second reader found in a written file.
 
     Parameters
     ----------
-    ids : array
-        In maskloop's array order; axes of length 1 may be missing or added.
+    data : array
+        Ids or pixels in maskloop's array order; axes of length 1 may be missing or added.
     geometry : Geometry, optional
         None where the format holds no grid.
     labels : mapping of int to str, optional
         Names by id; None where the file itself holds no table.
     """
 
-    ids: npt.NDArray[Any]
+    data: npt.NDArray[Any]
     geometry: Geometry | None
     labels: Mapping[int, str] | None
 
@@ -117,6 +205,15 @@ class Planned:
     """A mask as it will be stored, the grid the file must then state, and what is lost."""
 
     mask: Mask
+    geometry: Geometry | None
+    losses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedImage:
+    """An image as it will be stored, the grid the file must then state, and what is lost."""
+
+    image: Image
     geometry: Geometry | None
     losses: tuple[str, ...] = ()
 
@@ -133,12 +230,18 @@ class Format:
         Lower case, longest first; the first is the default.
     sniff : callable
         Tells the format by content.
-    read_image, read_mask, write_mask : callable, optional
-        The three directions.
-    plan : callable, optional
-        Adapts a mask before `write_mask`.
+    read_image, read_mask, read_masks, write_mask, write_image : callable, optional
+        The directions; `read_masks` where regions of one file may overlap.
+    plan, plan_image : callable, optional
+        Adapt a mask before `write_mask`, an image before `write_image`.
     reread : callable, optional
-        The second reader; must not share code with `write_mask`.
+        The second reader; must not share code with the writers.
+    inspect : callable, optional
+        What `info` prints, where reading pixels would be the wrong answer.
+    companion : callable, optional
+        Names the second file of a format that needs two.
+    choices : frozenset of str
+        The fields of `Choices` that `read_image` heeds.
     reader : str
         Name of the second reader, for the receipt.
     has_sidecar : bool
@@ -153,86 +256,18 @@ class Format:
     sniff: Sniff
     read_image: ReadImage | None = None
     read_mask: ReadMask | None = None
+    read_masks: ReadMasks | None = None
     write_mask: WriteMask | None = None
+    write_image: WriteImage | None = None
     plan: Plan | None = None
+    plan_image: PlanImage | None = None
     reread: Reread | None = None
+    inspect: Inspect | None = None
+    companion: Companion | None = None
+    choices: frozenset[str] = frozenset()
     reader: str = ""
     has_sidecar: bool = False
     proof: str = "synthetic data only"
-
-
-@dataclass(frozen=True, slots=True)
-class LabelCount:
-    """How much of one label a file holds; volume is None where the grid has no mm."""
-
-    id: int
-    name: str
-    voxels: int
-    volume_ml: float | None = None
-    objects: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Proof that a file was read back by a second reader and is what was meant.
-
-    Parameters
-    ----------
-    path : Path
-        The written file.
-    format, verdict, reader : str
-        Format name, ``"PASS"``, name of the second reader.
-    sha256 : dict of str to str
-        File name -> hash, for the file and its sidecar.
-    labels : list of LabelCount
-        Counted in the file that was read back.
-    worst_corner_mm : float, optional
-        Largest distance between a corner voxel's place in the file and in the mask.
-    losses : tuple of str
-        What the format cannot hold, in words.
-    written : str
-        ISO time, UTC.
-    source : str, optional
-        Name of the file the mask or its image came from.
-    """
-
-    path: Path
-    format: str
-    verdict: str
-    reader: str
-    sha256: dict[str, str]
-    labels: list[LabelCount]
-    worst_corner_mm: float | None
-    losses: tuple[str, ...] = ()
-    written: str = ""
-    source: str | None = None
-    shape: tuple[int, ...] = field(default=())
-
-    def to_json(self) -> dict[str, Any]:  # Any: plain JSON values
-        """Return the receipt as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        rows = [{f.name: getattr(row, f.name) for f in fields(row)} for row in self.labels]
-        return {
-            **plain,
-            "path": str(self.path),
-            "labels": rows,
-            "losses": list(self.losses),
-            "shape": list(self.shape),
-        }
-
-    def to_text(self) -> str:
-        """Return the receipt in lines for people."""
-        lines = [f"{self.verdict}  {self.path}  ({self.format}, read back with {self.reader})"]
-        if self.worst_corner_mm is not None:
-            lines.append(f"  grid     worst corner {self.worst_corner_mm:.2g} mm off")
-        for row in self.labels:
-            volume = "" if row.volume_ml is None else f", {row.volume_ml:.3f} ml"
-            lines.append(f"  label    {row.id} {row.name}: {row.voxels} voxels{volume}")
-        if not self.labels:
-            lines.append("  label    none: the mask is empty")
-        lines += [f"  lost     {loss}" for loss in self.losses]
-        lines += [f"  sha256   {digest}  {name}" for name, digest in self.sha256.items()]
-        return "\n".join(lines)
 
 
 def sidecar_of(path: Path) -> Path:
@@ -332,188 +367,3 @@ def reading(path: Path) -> Iterator[None]:
             f"check its permissions and the disk"
         )
         raise StorageError(msg) from error
-
-
-def write_verified(
-    format: Format,
-    mask: Mask,
-    path: Path,
-    *,
-    suffix: str,
-    job: Job,
-) -> Receipt:
-    """Write `mask` beside `path`, read it back with a second reader, compare, then replace.
-
-    The file, its sidecar and its receipt are replaced together: if anything fails, all three are
-    what they were, and no temporary file remains.
-
-    Parameters
-    ----------
-    format : Format
-        Must be able to write.
-    mask : Mask
-        With a row for every id that occurs.
-    path : Path
-        Target; an existing regular file is replaced, its permissions kept.
-    suffix : str
-        One of the format's; chooses the dialect.
-    job : Job
-        Told of the stages; cancelling before the last one leaves everything as it was.
-
-    Raises
-    ------
-    VerificationError
-        If the file does not read back as what was meant.
-    StorageError
-        If the disk refuses.
-    InputError
-        If the format cannot hold such a mask.
-    """
-    if format.plan is None or format.write_mask is None or format.reread is None:
-        msg = f"expected a format that can hold masks, got {format.name!r}; choose another one"
-        raise InputError(msg)
-    planned = format.plan(mask, suffix=suffix)
-    with Swap(path, suffix) as swap:
-        job.report("write", 0, 3)
-        main = swap.file(path)
-        format.write_mask(planned.mask, main, suffix=suffix, target=path)
-        job.report("read back", 1, 3)
-        evidence = _read_back(format, main, suffix, path)
-        worst = _compare(planned, evidence, path)
-        hashes = {path.name: _sha256(main)}
-        if format.has_sidecar:
-            side = swap.file(sidecar_of(path))
-            text = table_bytes(planned.mask.labels)
-            side.write_bytes(text)
-            if side.read_bytes() != text:
-                msg = (
-                    f"expected the label table of {path.name} to read back as written, got other "
-                    "bytes; check the disk"
-                )
-                raise VerificationError(msg)
-            hashes[sidecar_of(path).name] = _sha256(side)
-        receipt = Receipt(
-            path=path,
-            format=format.name,
-            verdict="PASS",
-            reader=format.reader,
-            sha256=hashes,
-            labels=_label_counts(mask, evidence.ids),
-            worst_corner_mm=worst,
-            losses=planned.losses,
-            written=datetime.now(UTC).isoformat(timespec="seconds"),
-            source=mask.source.name if mask.source is not None else None,
-            shape=tuple(planned.mask.data.shape),
-        )
-        swap.file(receipt_of(path)).write_bytes(_receipt_bytes(receipt))
-        job.report("replace", 2, 3)
-        swap.commit()
-    job.report("done", 3, 3)
-    return receipt
-
-
-def _read_back(format: Format, main: Path, suffix: str, path: Path) -> Evidence:
-    """Return what the second reader finds; a file that it cannot read at all is wrong too."""
-    if format.reread is None:
-        msg = f"expected a format with a second reader, got {format.name!r}; choose another one"
-        raise InputError(msg)
-    try:
-        return format.reread(main, suffix=suffix)
-    except VerificationError:
-        raise
-    except (
-        *(ValueError, KeyError, IndexError, TypeError, AttributeError, SyntaxError, EOFError),
-        *(struct.error, zlib.error, OSError),
-    ) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        msg = (
-            f"expected {path.name} to read back, got {type(error).__name__}: {error}; "
-            f"the old file was kept"
-        )
-        raise VerificationError(msg) from error
-
-
-def _label_counts(mask: Mask, ids: npt.NDArray[Any]) -> list[LabelCount]:
-    in_mm = mask.geometry.unit == "mm" and mask.geometry.ndim == 3
-    size = mask.geometry.voxel_size / 1000 if in_mm else None
-    names = mask.labels.names
-    return [
-        LabelCount(i, names.get(i, f"label {i}"), n, None if size is None else n * size)
-        for i, n in voxel_counts(ids).items()
-    ]
-
-
-def _receipt_bytes(receipt: Receipt) -> bytes:
-    import orjson
-
-    # The full path may name a person; the file's own name is enough beside the file.
-    return orjson.dumps(
-        {**receipt.to_json(), "path": receipt.path.name},
-        option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
-    )
-
-
-def _compare(planned: Planned, evidence: Evidence, path: Path) -> float | None:
-    """Return the worst corner in mm; raise `VerificationError` at the first difference."""
-    meant, found = planned.mask.data, evidence.ids
-    if [n for n in found.shape if n > 1] != [n for n in meant.shape if n > 1]:
-        msg = (
-            f"expected {path.name} to read back with shape {meant.shape}, got {found.shape}; the "
-            "old file was kept"
-        )
-        raise VerificationError(msg)
-    found = found.reshape(meant.shape)
-    if not np.array_equal(found, meant):
-        first = tuple(int(n) for n in np.argwhere(found != meant)[0])
-        msg = (
-            f"expected {path.name} to read back as written, got {int((found != meant).sum())} "
-            f"other voxels, the first at index {first} ({found[first]!r} for {meant[first]!r}); "
-            f"the old file was kept"
-        )
-        raise VerificationError(msg)
-    _compare_labels(planned.mask.labels, evidence.labels, path)
-    return _compare_grids(planned.geometry, evidence.geometry, path)
-
-
-def _compare_labels(meant: LabelTable, found: Mapping[int, str] | None, path: Path) -> None:
-    if found is None:
-        return
-    wrong = [(i, n, found.get(i)) for i, n in meant.names.items() if found.get(i) != n]
-    if wrong:
-        number, name, other = wrong[0]
-        msg = (
-            f"expected label {number} of {path.name} to read back as {name!r}, got {other!r}; "
-            "the old file was kept"
-        )
-        raise VerificationError(msg)
-
-
-def _compare_grids(meant: Geometry | None, found: Geometry | None, path: Path) -> float | None:
-    if meant is None:
-        return None
-    if found is None or found.shape != meant.shape:
-        shape = None if found is None else found.shape
-        msg = (
-            f"expected {path.name} to read back on a grid of shape {meant.shape}, got {shape}; "
-            "the old file was kept"
-        )
-        raise VerificationError(msg)
-    corners = meant.corners()
-    gaps = np.linalg.norm(found.corners() - corners, axis=1)
-    # Headers hold float32: far from the origin a micrometre-sized voxel cannot be placed better.
-    rounding = 8 * float(np.finfo(np.float32).eps) * float(np.abs(corners).max())
-    allowed = max(min(1e-3, 0.01 * min(meant.spacing)), rounding)
-    worst = float(gaps.max())
-    if not worst <= allowed:
-        msg = (
-            f"expected the corners of {path.name} to read back within {allowed:.2g} {meant.unit}, "
-            f"got one {worst:.3g} {meant.unit} away; the old file was kept"
-        )
-        raise VerificationError(msg)
-    return worst if meant.unit == "mm" else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

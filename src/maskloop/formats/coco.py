@@ -20,7 +20,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Kind, Label, LabelTable, Status, colour_of
 from maskloop.core.mask import Mask
-from maskloop.formats.base import Evidence, Format, Planned, reading
+from maskloop.formats.base import Evidence, Format, Planned, Target, reading
 from maskloop.ops import outlines
 
 if TYPE_CHECKING:
@@ -135,18 +135,18 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     return Planned(planned, None, tuple(losses))
 
 
-def write_mask(mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
+def write_mask(mask: Mask, to: Target) -> None:
     """Write the JSON; the same mask gives the same bytes."""
     import orjson
 
-    path.write_bytes(orjson.dumps(_content(mask, target), option=orjson.OPT_APPEND_NEWLINE))
+    to.path.write_bytes(orjson.dumps(_content(mask, to.final), option=orjson.OPT_APPEND_NEWLINE))
 
 
-def reread(path: Path, *, suffix: str) -> Evidence:
+def reread(to: Target) -> Evidence:
     """Decode the JSON again, character by character, with the standard library's parser."""
     from maskloop.formats import coco_plain
 
-    return coco_plain.read(path)
+    return coco_plain.read(to.path)
 
 
 def _content(mask: Mask, target: Path) -> _Entry:

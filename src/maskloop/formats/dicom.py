@@ -25,7 +25,7 @@ import numpy.typing as npt
 from maskloop.core.errors import FormatError, GeometryError, MissingExtraError
 from maskloop.core.geometry import Affine, Geometry
 from maskloop.core.image import Image
-from maskloop.formats.base import Format, reading
+from maskloop.formats.base import Choices, Format, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def sniff(path: Path) -> bool:
     return _is_dicom(head)
 
 
-def read_image(path: Path, *, job: Job) -> Image:
+def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
     """Read the one series of a folder, or the series that a file belongs to.
 
     Returns

@@ -22,9 +22,11 @@ from maskloop.core.geometry import Affine, Geometry
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.mask import Mask, as_ids, present_ids
 from maskloop.formats.base import (
+    Choices,
     Evidence,
     Format,
     Planned,
+    Target,
     as_kind,
     default_table,
     read_sidecar,
@@ -77,7 +79,7 @@ def sniff(path: Path) -> bool:
     return _version_of(_inflated_start(head)) is not None
 
 
-def read_image(path: Path, *, job: Job) -> Image:
+def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
     """Read a volume; integers stay integers unless the header scales them by a fraction.
 
     Returns
@@ -131,21 +133,21 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     return Planned(planned, geometry, losses)
 
 
-def write_mask(mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
+def write_mask(mask: Mask, to: Target) -> None:
     """Write ids in the source's storage order with its header codes, and nothing else of it."""
     header = _new_header(mask)
     note = _extension(mask.labels)
     header["vox_offset"] = header.sizeof_hdr + 4 + len(note)
     voxels = mask.data.astype(mask.data.dtype.newbyteorder("<"), order="C", copy=False)
     parts = [header.binaryblock, b"\1\0\0\0" if note else b"\0\0\0\0", note]
-    if not suffix.endswith(".gz"):
-        with path.open("wb") as stream:
+    if not to.suffix.endswith(".gz"):
+        with to.path.open("wb") as stream:
             stream.write(b"".join(parts))
             stream.write(voxels.reshape(-1).data)
         return
     packer = _gzip_writer()
     with (
-        path.open("wb") as raw,
+        to.path.open("wb") as raw,
         packer(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
         packed.write(b"".join(parts))
@@ -158,11 +160,11 @@ def _gzip_writer() -> Any:  # Any: isal is untyped
     return igzip.IGzipFile
 
 
-def reread(path: Path, *, suffix: str) -> Evidence:
+def reread(to: Target) -> Evidence:
     """Read a label file with nothing but the NIfTI-1/2 standard: no nibabel, no shared helper."""
     from maskloop.formats import nifti_plain
 
-    return nifti_plain.read(path)
+    return nifti_plain.read(to.path)
 
 
 def _open(path: Path, job: Job) -> _Stored:

@@ -23,9 +23,11 @@ from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.labels import colour_of
 from maskloop.core.mask import Mask, as_ids, present_ids
 from maskloop.formats.base import (
+    Choices,
     Evidence,
     Format,
     Planned,
+    Target,
     as_kind,
     default_table,
     read_sidecar,
@@ -72,7 +74,7 @@ def sniff(path: Path) -> bool:
         return False
 
 
-def read_image(path: Path, *, job: Job) -> Image:
+def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
     """Read a picture ``(y, x [, 3])`` or a TIFF stack ``([t,] z, y, x [, c])``.
 
     Palettes become colours; transparency is dropped, and that is told where it held something.
@@ -137,17 +139,17 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     return Planned(Mask(ids, shown, mask.labels, mask.source, None), stored, losses)
 
 
-def write_mask(mask: Mask, path: Path, *, suffix: str, target: Path) -> None:
+def write_mask(mask: Mask, to: Target) -> None:
     """Write a label image: PNG with a palette up to id 255, 16-bit PNG above, or TIFF."""
-    if suffix in _TIFF:
-        _write_tiff(mask, path)
+    if to.suffix in _TIFF:
+        _write_tiff(mask, to.path)
     else:
-        path.write_bytes(_png(mask))
+        to.path.write_bytes(_png(mask))
 
 
-def reread(path: Path, *, suffix: str) -> Evidence:
+def reread(to: Target) -> Evidence:
     """Read a label image with Pillow, which wrote neither the PNG nor the TIFF."""
-    with _pillow(path) as picture:
+    with _pillow(to.path) as picture:
         pages = []
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from maskloop.core.errors import StorageError
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
-from maskloop.formats.base import Receipt, as_kind, default_table, write_verified
+from maskloop.formats.base import as_kind, default_table
+from maskloop.formats.verify import Receipt, write_verified
 from maskloop.loop.load import format_to_write, load, load_mask
 
 if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.labels import Kind, LabelTable
+    from maskloop.formats.base import Choices
 
 __all__ = ["Receipt", "export"]
 
@@ -26,6 +28,9 @@ def export(
     image: Image | Path | str | None = None,
     to: str | None = None,
     kind: Kind | None = None,
+    entry: str | int | None = None,
+    choices: Choices | None = None,
+    keep_phi: bool = False,
     job: Job | None = None,
 ) -> Receipt:
     """Write a mask and prove the file.
@@ -47,6 +52,12 @@ def export(
         Format (``"nifti"``) or suffix (``"png"``) that overrides the suffix of `out`.
     kind : {"classes", "objects"}, optional
         What ids without a table are; objects where not said.
+    entry : str or int, optional
+        Where `mask` is a file of several: which one; see `load_mask`.
+    choices : Choices, optional
+        Where `image` is a path: see `load`.
+    keep_phi : bool
+        Whether the patient's identity may go into formats that have a place for it (DICOM SEG).
     job : Job, optional
         Progress and cancel.
 
@@ -77,14 +88,15 @@ def export(
         )
         raise StorageError(msg)
     chosen, suffix = format_to_write(out, to)
-    on = load(image, job=job) if isinstance(image, (str, Path)) else image
+    on = load(image, choices=choices, job=job) if isinstance(image, (str, Path)) else image
     if not isinstance(mask, Mask):
-        mask = load_mask(mask, image=on, kind=kind, job=job)
+        mask = load_mask(mask, image=on, entry=entry, kind=kind, job=job)
     if on is not None:
         mask.require_on(on)
         header = on.header if on.header is not None else mask.header
-        mask = replace(mask, geometry=on.geometry, source=on.source, header=header)
-    return write_verified(chosen, _with_table(mask, kind), out, suffix=suffix, job=job)
+        mask = replace(mask, geometry=on.geometry, source=on.source, header=header, title=on.title)
+    ready = _with_table(mask, kind)
+    return write_verified(chosen, ready, out, suffix=suffix, job=job, keep_phi=keep_phi)
 
 
 def _with_table(mask: Mask, kind: Kind | None) -> Mask:

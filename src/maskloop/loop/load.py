@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from maskloop import formats
 from maskloop.core.errors import FormatError, InputError, UnknownNameError
 from maskloop.core.job import Job
-from maskloop.formats.base import Format, reading
+from maskloop.formats.base import Choices, Format, reading
 
 if TYPE_CHECKING:
     from maskloop.core.image import Image
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from maskloop.core.mask import Mask
 
 
-def load(path: Path | str, *, job: Job | None = None) -> Image:
+def load(path: Path | str, *, choices: Choices | None = None, job: Job | None = None) -> Image:
     """Read a picture or a volume.
 
     Parameters
     ----------
     path : Path or str
-        A file (NIfTI, PNG, JPEG, TIFF, DICOM) or a folder with one DICOM series.
+        A file (NIfTI, NRRD, MetaImage, MGH, PNG, JPEG, TIFF, DICOM) or a folder of DICOM.
+    choices : Choices, optional
+        Decisions about a DICOM folder that cannot be loaded as it stands.
     job : Job, optional
         Progress and cancel.
 
@@ -38,8 +40,12 @@ def load(path: Path | str, *, job: Job | None = None) -> Image:
         If nothing is there.
     FormatError
         If the content is damaged, of no known format, or has no usable grid.
+    GeometryError
+        If slices are missing, repeated or unevenly spaced and no choice says what to do.
+    InputError
+        If a choice has no meaning for the format.
     """
-    path = Path(path)
+    path, choices = Path(path), choices or Choices()
     found = format_of(path)
     if found.read_image is None:
         msg = (
@@ -47,8 +53,15 @@ def load(path: Path | str, *, job: Job | None = None) -> Image:
             f"pass it as a mask"
         )
         raise InputError(msg)
+    if odd := choices.made - found.choices:
+        flags = ", ".join(sorted("--" + name.replace("_", "-") for name in odd))
+        msg = (
+            f"expected no such choice for {found.title}, got {flags}; leave it out: it is for "
+            "DICOM series"
+        )
+        raise InputError(msg)
     with reading(path):
-        return found.read_image(path, job=job or Job())
+        return found.read_image(path, choices=choices, job=job or Job())
 
 
 def load_mask(
@@ -64,12 +77,13 @@ def load_mask(
     Parameters
     ----------
     path : Path or str
-        NIfTI, PNG, TIFF or COCO file.
+        NIfTI, NRRD, MetaImage, MGH, PNG, TIFF, COCO, DICOM SEG or RTSTRUCT file.
     image : Image, optional
         The image the mask belongs to: the mask must lie on its grid. In a COCO file of many
-        images it chooses the entry by file name.
+        images it chooses the entry by file name; an RTSTRUCT cannot be read without it.
     entry : str or int, optional
-        File name or id of the image in a COCO file of many.
+        File name or id of the image in a COCO file of many; number or name of the segment where
+        segments overlap.
     kind : {"classes", "objects"}, optional
         What ids without a table are; objects where not said.
     job : Job, optional
@@ -87,16 +101,55 @@ def load_mask(
     path = Path(path)
     found = format_of(path)
     if found.read_mask is None:
-        msg = (
-            f"expected a mask, got {path.name} ({found.title}), which holds images only; choose "
-            "a label file"
-        )
-        raise InputError(msg)
+        raise _no_mask(path, found)
     with reading(path):
         mask = found.read_mask(path, image=image, entry=entry, kind=kind, job=job or Job())
     if image is not None:
         mask.require_on(image)
     return mask
+
+
+def load_masks(
+    path: Path | str,
+    *,
+    image: Image | None = None,
+    kind: Kind | None = None,
+    job: Job | None = None,
+) -> list[Mask]:
+    """Read a file whose regions may overlap as masks that have no overlap inside.
+
+    Parameters
+    ----------
+    path, image, kind, job
+        As for `load_mask`.
+
+    Returns
+    -------
+    list of Mask
+        At least one; only one where nothing overlaps.
+
+    Raises
+    ------
+    MissingFileError, FormatError, InputError, GeometryError
+        As for `load_mask`.
+    """
+    path = Path(path)
+    found = format_of(path)
+    if found.read_masks is None:
+        return [load_mask(path, image=image, kind=kind, job=job)]
+    with reading(path):
+        masks = found.read_masks(path, image=image, kind=kind, job=job or Job())
+    for mask in masks:
+        if image is not None:
+            mask.require_on(image)
+    return masks
+
+
+def _no_mask(path: Path, found: Format) -> InputError:
+    return InputError(
+        f"expected a mask, got {path.name} ({found.title}), which holds images only; choose "
+        "a label file"
+    )
 
 
 def format_of(path: Path) -> Format:
@@ -115,7 +168,8 @@ def format_of(path: Path) -> Format:
             return formats.get("dicom")
         by_name = formats.by_suffix(path)
         if by_name is not None:
-            return formats.get(by_name[0])
+            kin = (formats.get(name) for name in formats.KIN.get(by_name[0], ()))
+            return next((k for k in kin if k.sniff(path)), None) or formats.get(by_name[0])
         for name in formats.FORMATS:
             candidate = formats.get(name)
             if candidate.sniff(path):
@@ -125,21 +179,29 @@ def format_of(path: Path) -> Format:
     raise FormatError(msg)
 
 
-def format_to_write(out: Path, to: str | None) -> tuple[Format, str]:
+def format_to_write(
+    out: Path, to: str | None, *, what: Literal["masks", "images"] = "masks"
+) -> tuple[Format, str]:
     """Return the format and the suffix in which to write `out`; `to` overrides the suffix.
 
     Raises
     ------
     UnknownNameError
-        If neither names a format that can hold masks; the message lists those that can.
+        If neither names a format that can hold `what`; the message lists those that can.
     """
     chosen = formats.by_suffix(out) if to is None else formats.by_word(to)
-    found = formats.get(chosen[0]) if chosen is not None else None
-    if chosen is None or found is None or found.write_mask is None:
-        writable = [f for f in map(formats.get, formats.FORMATS) if f.write_mask is not None]
+    names = (chosen[0], *formats.KIN.get(chosen[0], ())) if chosen is not None else ()
+    found = next((f for f in map(formats.get, names) if _writes(f, what)), None)
+    if chosen is None or found is None:
+        writable = [f for f in map(formats.get, formats.FORMATS) if _writes(f, what)]
         known = [f"{f.name} ({', '.join(f.suffixes)})" for f in writable]
         raise UnknownNameError.of(
-            "format for masks", to or "".join(out.suffixes) or out.name, known
+            f"format for {what}", to or "".join(out.suffixes) or out.name, known
         )
     by_name = next((end for end in found.suffixes if out.name.lower().endswith(end)), "")
-    return found, chosen[1] or by_name or found.suffixes[0]
+    given = chosen[1] if chosen[1] in found.suffixes else ""
+    return found, given or by_name or found.suffixes[0]
+
+
+def _writes(found: Format, what: str) -> bool:
+    return (found.write_mask if what == "masks" else found.write_image) is not None

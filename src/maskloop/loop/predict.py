@@ -23,11 +23,13 @@ from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.formats.base import Receipt, receipt_of
+from maskloop.formats.base import receipt_of
+from maskloop.formats.verify import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from maskloop.formats.base import Choices
     from maskloop.models.cards import ModelCard
 
 _ONE_IMAGE = (InputError, StorageError, MissingFileError, DeviceError, VerificationError)
@@ -243,6 +245,7 @@ def predict_all(
     device: str = "auto",
     job: Job | None = None,
     overwrite: bool = False,
+    choices: Choices | None = None,
 ) -> list[Outcome]:
     """Segment images and write the masks, each read back and compared before it stands.
 
@@ -260,6 +263,8 @@ def predict_all(
     job : Job, optional
     overwrite : bool
         Predict again what is finished, and replace what is in the way.
+    choices : Choices, optional
+        As for `load`; the same for all images.
 
     Returns
     -------
@@ -283,7 +288,7 @@ def predict_all(
     outcomes = []
     for image, target in job.track(list(targets.items()), "images"):
         try:
-            about = _about(image, card)
+            about = _about(image, card, choices)
             kept = None if overwrite else _finished(target, about)
         except (InputError, StorageError, MissingFileError) as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
@@ -294,18 +299,23 @@ def predict_all(
         # Outside the reach of one image's failure: without the model none can succeed.
         predictor = predictor or Predictor(card, device, job=job)
         try:
-            outcomes.append(_predict_one(predictor, image, target, about, job))
+            outcomes.append(_predict_one(predictor, image, target, about, choices, job))
         except _ONE_IMAGE as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
     return outcomes
 
 
 def _predict_one(
-    predictor: Predictor, image: Path, target: Path, about: Mapping[str, Any], job: Job
+    predictor: Predictor,
+    image: Path,
+    target: Path,
+    about: Mapping[str, Any],
+    choices: Choices | None,
+    job: Job,
 ) -> Outcome:
     from maskloop.loop.export import export
 
-    pixels = _loaded(image, job)
+    pixels = _loaded(image, job, choices)
     found = predictor.predict(pixels, job)
     receipt = export(found.mask, target, image=pixels, job=job)
     told = {**about, "device": found.device, "seconds": round(found.seconds, 3)}
@@ -313,12 +323,12 @@ def _predict_one(
     return Outcome(image, target, "done", "", found.seconds, found.device, found.notes, receipt)
 
 
-def _loaded(image: Image | Path | str, job: Job) -> Image:
+def _loaded(image: Image | Path | str, job: Job, choices: Choices | None = None) -> Image:
     if isinstance(image, Image):
         return image
     from maskloop.loop.load import load
 
-    return load(image, job=job)
+    return load(image, choices=choices, job=job)
 
 
 def _signed(labels: LabelTable, author: str) -> LabelTable:
@@ -382,13 +392,15 @@ def _suffix(image: Path, card: ModelCard) -> str:
     return ".png" if card.ndim == 2 and found is not None and found[0] == "picture" else ".nii.gz"
 
 
-def _about(image: Path, card: ModelCard) -> dict[str, Any]:
+def _about(image: Path, card: ModelCard, choices: Choices | None) -> dict[str, Any]:
     """Return what must be the same for a result to count as finished."""
     return {
         "model": card.name,
         "weights": {w.file: w.sha256 for w in card.weights},
         "parameters": json.loads(json.dumps(dict(card.parameters))),
-        "image": image.name,
+        # A folder is often called after a patient.
+        "image": image.name if image.is_file() else "a folder",
+        "choices": sorted(f"{n}={getattr(choices, n)}" for n in choices.made) if choices else [],
         "image_sha256": _hash_of(image),
     }
 
@@ -446,7 +458,7 @@ def _finished(target: Path, about: Mapping[str, Any]) -> Receipt | None:
 
 
 def _receipt(found: Mapping[str, Any], path: Path) -> Receipt:
-    from maskloop.formats.base import LabelCount
+    from maskloop.formats.verify import LabelCount
 
     known = {part.name for part in dataclasses.fields(Receipt)}
     values = {key: value for key, value in found.items() if key in known}
