@@ -533,7 +533,7 @@ def correct(
         "notes": list(done.notes),
         "receipt": receipt.to_json(),
     }
-    _answer(found, "\n".join([*done.notes, receipt.to_text()]), as_json=as_json)
+    _answer(found, receipt.to_text(), as_json=as_json)
 
 
 @commands.command(
@@ -548,9 +548,7 @@ def correct(
 )
 @_image_option
 @click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
-@click.option(
-    "--entry", help="Which of a file's masks: image (COCO) or segment."
-)
+@click.option("--entry", help="Which of a file's masks: image (COCO) or segment.")
 @click.option("--keep-phi", is_flag=True, help="Write the patient's identity too (DICOM SEG only).")
 @_choices_options
 @_kind_option

@@ -110,9 +110,7 @@ def test_planted_swapped_names_fail(tmp_path, suffix):
 def test_rubbish_that_no_reader_understands_fails(tmp_path, suffix):
     chosen = MODULES[suffix].FORMAT
     honest = chosen.write_mask
-    object.__setattr__(
-        chosen, "write_mask", lambda mask, path, **more: path.write_bytes(b"rubbish")
-    )
+    object.__setattr__(chosen, "write_mask", lambda mask, to: to.path.write_bytes(b"rubbish"))
     try:
         with pytest.raises(VerificationError):
             export(mask_for(suffix), tmp_path / f"m{suffix}")
