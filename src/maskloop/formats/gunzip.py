@@ -1,0 +1,85 @@
+"""Inflate a gzip member straight into an array; libdeflate's own call, where it can be reached."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SUCCESS = 0
+
+
+def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
+    """Return a whole file in an array: its memory comes in large pages, that of `bytes` in small.
+
+    A memory map would save this copy, but a file cut short meanwhile then kills the process.
+    """
+    with path.open("rb", buffering=0) as stream:
+        content = np.empty(path.stat().st_size, np.uint8)
+        view, filled = memoryview(content), 0
+        while filled < len(content) and (count := stream.readinto(view[filled:])):
+            filled += count
+        rest = stream.read()  # a file that grows meanwhile, or one without a size
+    content = content[:filled]
+    return np.concatenate((content, np.frombuffer(rest, np.uint8))) if rest else content
+
+
+def gunzip(packed: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8] | None:
+    """Return the first gzip member in `packed` if it holds exactly `size` bytes, else None.
+
+    Its checksum is checked. The caller vouches for `size`: that much is allocated.
+    """
+    library = _library()
+    if library is None:
+        return _portable(packed, size)
+    content = np.empty(size, np.uint8)
+    decompressor = library.libdeflate_alloc_decompressor()
+    if not decompressor:
+        raise MemoryError
+    try:
+        answer = library.libdeflate_gzip_decompress(
+            decompressor, packed.ctypes.data, packed.size, content.ctypes.data, size, None
+        )
+    finally:
+        library.libdeflate_free_decompressor(decompressor)
+    return content if answer == _SUCCESS else None
+
+
+def _portable(packed: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8] | None:
+    import deflate
+
+    try:
+        content = deflate.gzip_decompress(packed, size)
+    except deflate.DeflateError:
+        return None
+    return np.frombuffer(content, np.uint8) if len(content) == size else None
+
+
+@cache
+def _library() -> Any:  # Any: functions found at run time
+    """Return libdeflate as the `deflate` package carries it, or None where it hides its names.
+
+    The package's own call makes a `bytearray`: touching its small pages for the first time costs
+    as much as inflating labels does (measured: benchmarks/bench_nifti.py). Windows hides names.
+    """
+    import deflate
+
+    try:
+        library = ctypes.CDLL(deflate._deflate.__file__)
+        create = library.libdeflate_alloc_decompressor
+        inflate = library.libdeflate_gzip_decompress
+        free = library.libdeflate_free_decompressor
+    except (OSError, AttributeError, TypeError):
+        return None
+    size, pointer = ctypes.c_size_t, ctypes.c_void_p
+    create.argtypes, create.restype = [], pointer
+    inflate.argtypes = [pointer, pointer, size, pointer, size, pointer]
+    inflate.restype = ctypes.c_int
+    free.argtypes, free.restype = [pointer], None
+    return library
