@@ -1,0 +1,565 @@
+"""Writing DICOM SEG: one binary segment a label, no identity unless asked, the same bytes again.
+
+highdicom is shown stand-ins for the source images that hold nothing but UIDs and positions, so
+that it cannot copy what we did not mean; references and dates are then set by us.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import GeometryError, InputError, MissingExtraError
+from maskloop.core.image import smallest_unsigned
+from maskloop.core.labels import Label, LabelTable
+from maskloop.formats.base import Planned, Target, reading
+from maskloop.formats.dicom_head import DicomHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from maskloop.core.geometry import Geometry
+    from maskloop.core.mask import Mask
+
+NO_LABEL = "[no label]"
+_LPS = np.array([-1.0, -1.0, 1.0])
+_CODE_PARTS = (
+    *("CodeValue", "LongCodeValue", "URNCodeValue"),
+    *("CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
+)
+_CODED = (
+    "SegmentedPropertyCategoryCodeSequence",
+    "SegmentedPropertyTypeCodeSequence",
+    "SegmentedPropertyTypeModifierCodeSequence",
+    "AnatomicRegionSequence",
+    "AnatomicRegionModifierSequence",
+    "PrimaryAnatomicStructureSequence",
+    "PrimaryAnatomicStructureModifierSequence",
+)
+_ANATOMY = ("91723000", "Anatomical Structure")
+_ABNORMAL = ("49755003", "Morphologically Abnormal Structure")
+_TISSUE = ("85756007", "Tissue")
+# SNOMED CT codes as DICOM PS3.16 lists them (CID 7150 to 7159).
+_TYPES = {
+    "liver": (_ANATOMY, ("10200004", "Liver")),
+    "tumour": (_ABNORMAL, ("108369006", "Neoplasm")),
+    "tumor": (_ABNORMAL, ("108369006", "Neoplasm")),
+    "liver tumour": (_ABNORMAL, ("108369006", "Neoplasm")),
+    "liver tumor": (_ABNORMAL, ("108369006", "Neoplasm")),
+    "lesion": (_ABNORMAL, ("52988006", "Lesion")),
+    "cyst": (_ABNORMAL, ("367643001", "Cyst")),
+    "spleen": (_ANATOMY, ("78961009", "Spleen")),
+    "kidney": (_ANATOMY, ("64033007", "Kidney")),
+    "pancreas": (_ANATOMY, ("15776009", "Pancreas")),
+    "gallbladder": (_ANATOMY, ("28231008", "Gallbladder")),
+    "stomach": (_ANATOMY, ("69695003", "Stomach")),
+    "lung": (_ANATOMY, ("39607008", "Lung")),
+    "heart": (_ANATOMY, ("80891009", "Heart")),
+    "aorta": (_ANATOMY, ("15825003", "Aorta")),
+    "portal vein": (_ANATOMY, ("32764006", "Portal vein")),
+    "brain": (_ANATOMY, ("12738006", "Brain")),
+    "spinal cord": (_ANATOMY, ("2748008", "Spinal cord")),
+    "bone": (_ANATOMY, ("272673000", "Bone")),
+    "organ": (_ANATOMY, ("113343008", "Organ")),
+}
+_NO_DATE, _NO_TIME = "19000101", "000000"
+_PATIENT = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime"),
+    *("PatientSex", "OtherPatientIDs", "OtherPatientNames", "EthnicGroup", "PatientComments"),
+    *("PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory", "Occupation"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "AdmittingDiagnosesDescription"),
+    *("StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber"),
+    *("ReferringPhysicianName", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy"),
+)
+_Dataset = Any  # Any: pydicom's dataset, whose attributes are known at run time only
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegHeader:
+    """What of a segmentation is written back as it was.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    series : Any
+        Header of the DICOM image it was read onto, if any.
+    codes : mapping of int to (str, dataset)
+        Name and coded meaning of each label id: category, type, modifiers, regions; no free text.
+    """
+
+    path: Path
+    series: Any = None  # Any: opaque header of the image's own format
+    codes: Mapping[int, tuple[str, _Dataset]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ref:
+    """One source image, or one frame of it."""
+
+    series: str
+    sop_class: str
+    instance: str
+    frame: int | None = None
+    is_same_place: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """A planned mask's header: where it came from, plane by plane, and what its labels mean."""
+
+    study: str
+    frame_of_reference: str
+    number: int
+    planes: list[list[_Ref]]
+    others: list[_Ref]
+    codes: Mapping[int, tuple[str, _Dataset]]
+    identity: Path | None
+
+
+def codes_of(segment: _Dataset) -> tuple[str, _Dataset]:
+    """Return the name and the coded meaning of a segment, without its free text."""
+    from pydicom.dataset import Dataset
+
+    kept = Dataset()
+    for name in _CODED:
+        if segment.get(name):
+            setattr(kept, name, [_code(item) for item in segment[name].value])
+    kept.SegmentAlgorithmType = str(segment.get("SegmentAlgorithmType") or "MANUAL")
+    return " ".join(str(segment.get("SegmentLabel") or "").split()), kept
+
+
+def _code(item: _Dataset) -> _Dataset:
+    from pydicom.dataset import Dataset
+
+    kept = Dataset()
+    for name in _CODE_PARTS:
+        if item.get(name):
+            setattr(kept, name, str(item[name].value))
+    for name in _CODED:
+        if item.get(name):
+            setattr(kept, name, [_code(inner) for inner in item[name].value])
+    return kept
+
+
+def plan(mask: Mask, *, suffix: str) -> Planned:
+    """Order the slices along their normal, fit the names, find the source; refuse other masks.
+
+    Raises
+    ------
+    InputError
+        If the mask was drawn on no DICOM image, has a time axis, or has too many labels.
+    GeometryError
+        If its slices have no square corners.
+    """
+    losses: list[str] = []
+    if mask.data.shape != mask.geometry.shape or mask.geometry.ndim != 3:
+        msg = (
+            f"expected one volume (z, y, x) for DICOM SEG, got shape {mask.data.shape}; choose one "
+            "time point"
+        )
+        raise InputError(msg)
+    ready = _ready(mask, losses)
+    mask, ready = _upright(mask, ready)
+    labels = _fitting(mask.labels, losses)
+    if len(labels) > 65535 or max(labels, default=0) > 999_999_999:
+        msg = (
+            f"expected at most 65535 labels with ids below 10**9 for DICOM SEG, got {len(labels)} "
+            f"up to {max(labels)}; renumber them"
+        )
+        raise InputError(msg)
+    losses.append(
+        "identity: names, dates and institutions of the source are left out unless --keep-phi is "
+        "given; UIDs of study, frame of reference and source images are kept, to place the mask"
+    )
+    ids = mask.data.astype(smallest_unsigned(int(mask.data.max(initial=0))), copy=False)
+    planned = replace(mask, data=ids, labels=labels, header=ready)
+    return Planned(planned, mask.geometry, tuple(losses))
+
+
+def _upright(mask: Mask, ready: _Ready) -> tuple[Mask, _Ready]:
+    """Return the mask with its slices in ascending order along the frames' normal."""
+    step, down, right = mask.geometry.affine[:3, :3].T
+    lengths = np.linalg.norm(down), np.linalg.norm(right)
+    cosine = float(down @ right / (lengths[0] * lengths[1]))
+    if abs(cosine) > 1e-4:
+        angle = float(np.degrees(np.arccos(cosine)))
+        msg = (
+            f"expected slices with square corners for DICOM SEG, got {angle:.3g} degrees between "
+            "their edges; resample the mask, or write .nii.gz"
+        )
+        raise GeometryError(msg)
+    if np.cross(right, down) @ step > 0:
+        return mask, ready
+    geometry = mask.geometry.transposed((0, 1, 2), (True, False, False))
+    flipped = replace(mask, data=mask.data[::-1], geometry=geometry)
+    return flipped, replace(ready, planes=ready.planes[::-1])
+
+
+def _fitting(labels: LabelTable, losses: list[str]) -> LabelTable:
+    """Return the table with names that a DICOM text of 64 characters can hold."""
+    rows = []
+    for row in labels.values():
+        plain = "".join(c if c.isprintable() and c != "\\" else " " for c in row.name)
+        name = " ".join(plain.split())[:64].strip() or f"label {row.id}"
+        if name != row.name:
+            losses.append(f"label {row.id}: its name is shortened to {name!r}")
+        rows.append(replace(row, name=name))
+    return LabelTable(rows)
+
+
+def _ready(mask: Mask, losses: list[str]) -> _Ready:
+    header = mask.header
+    codes: Mapping[int, tuple[str, _Dataset]] = {}
+    if isinstance(header, SegHeader):
+        codes = header.codes
+        if not isinstance(header.series, DicomHeader):
+            return _from_segmentation(mask, header, losses)
+        header = header.series
+    if not isinstance(header, DicomHeader):
+        msg = (
+            f"expected a mask drawn on a DICOM series, got {mask.name!r} without one; pass --image "
+            "FOLDER, or write .nii.gz"
+        )
+        raise InputError(msg)
+    instances = header.sop_instances or ("",) * len(header.files)
+    frames = header.frames or (None,) * len(header.files)
+    every = [
+        _Ref(header.series, header.sop_class, instance, frame)
+        for instance, frame in zip(instances, frames, strict=False)
+    ]
+    known = [ref for ref in every if ref.series and ref.sop_class and ref.instance]
+    if len(known) < len(every) or not every:
+        losses.append("the source images have no UIDs: the mask cannot refer to them")
+    fits = len(every) == mask.data.shape[0] and not header.is_derived
+    planes = [[ref] if fits and ref in known else [] for ref in every] if fits else []
+    return _Ready(
+        study=header.study or _made("study", header.series, mask, losses),
+        frame_of_reference=header.frame_of_reference
+        or _made("frame of reference", header.series or header.study, mask, losses),
+        number=_series_number(header.number),
+        planes=planes or [[] for _ in range(mask.data.shape[0])],
+        others=known,
+        codes=codes,
+        identity=header.files[0] if header.files else None,
+    )
+
+
+def _series_number(text: str) -> int:
+    """Return a number for our series: a thousand above the source's."""
+    digits = text if text.isdigit() else "0"
+    return 1000 + int(digits) % 1_000_000
+
+
+def _made(what: str, seed: str, mask: Mask, losses: list[str]) -> str:
+    losses.append(f"the source has no UID of its {what}: a new one was made")
+    return _uid(what, seed, mask.geometry.affine.tobytes())
+
+
+def _from_segmentation(mask: Mask, header: SegHeader, losses: list[str]) -> _Ready:
+    """Return the source of a mask that was read from a SEG file without its images."""
+    import pydicom
+
+    with reading(header.path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = pydicom.dcmread(header.path, stop_before_pixels=True, force=True)
+    series_of: dict[str, str] = {}
+    others = []
+    for series in data.get("ReferencedSeriesSequence") or ():
+        for item in series.get("ReferencedInstanceSequence") or ():
+            ref = _ref(item, str(series.get("SeriesInstanceUID", "")))
+            series_of[ref.instance] = ref.series
+            others.append(ref)
+    planes: list[list[_Ref]] = [[] for _ in range(mask.data.shape[0])]
+    for frame in data.get("PerFrameFunctionalGroupsSequence") or ():
+        place = frame.get("PlanePositionSequence")
+        if not place:
+            continue
+        point = np.array(place[0].ImagePositionPatient, np.float64) * _LPS
+        level = round(float(mask.geometry.to_index(point)[0]))
+        for derivation in frame.get("DerivationImageSequence") or ():
+            for item in derivation.get("SourceImageSequence") or ():
+                ref = _ref(item, series_of.get(str(item.ReferencedSOPInstanceUID), ""))
+                if 0 <= level < len(planes) and ref not in planes[level]:
+                    planes[level].append(ref)
+    study, frame_uid = (
+        str(data.get(key, "")) for key in ("StudyInstanceUID", "FrameOfReferenceUID")
+    )
+    return _Ready(
+        study=study or _made("study", "", mask, losses),
+        frame_of_reference=frame_uid or _made("frame of reference", study, mask, losses),
+        number=_series_number(str(data.get("SeriesNumber") or "")),
+        planes=planes,
+        others=others,
+        codes=header.codes,
+        identity=header.path,
+    )
+
+
+def _ref(item: _Dataset, series: str) -> _Ref:
+    number = item.get("ReferencedFrameNumber")
+    return _Ref(
+        series,
+        str(item.get("ReferencedSOPClassUID", "")),
+        str(item.get("ReferencedSOPInstanceUID", "")),
+        int(number) if isinstance(number, (int, str)) else None,
+        str(item.get("SpatialLocationsPreserved", "NO")) == "YES",
+    )
+
+
+def write_mask(mask: Mask, to: Target) -> None:
+    """Write the file; the same mask gives the same bytes."""
+    try:
+        import highdicom
+        from pydicom.uid import ExplicitVRLittleEndian
+    except ImportError as error:
+        msg = (
+            "expected highdicom to write DICOM segmentations, got no such package; "
+            "pip install 'napari-maskloop[dicom]'"
+        )
+        raise MissingExtraError(msg) from error
+    import maskloop
+
+    ready = mask.header
+    if not isinstance(ready, _Ready):
+        msg = f"expected a planned mask, got {mask.name!r}; call plan first"
+        raise InputError(msg)
+    numbers, marks = _numbered(mask)
+    digest = _digest(mask, ready, keep_phi=to.keep_phi)
+    identity = _identity(ready.identity) if to.keep_phi else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seg = highdicom.seg.Segmentation(
+            source_images=_stand_ins(mask.geometry, ready),
+            pixel_array=numbers,
+            segmentation_type="BINARY",
+            segment_descriptions=_segments(mask.labels, ready),
+            series_instance_uid=_uid("series", digest),
+            series_number=ready.number,
+            sop_instance_uid=_uid("instance", digest),
+            instance_number=1,
+            manufacturer="maskloop",
+            manufacturer_model_name="maskloop",
+            software_versions=maskloop.__version__,
+            device_serial_number="0",
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            content_label="SEGMENTATION",
+            content_date=identity.get("ContentDate", _NO_DATE),
+            content_time=_NO_TIME,
+            series_description="Segmentation",
+            specific_character_set="ISO_IR 192",
+        )
+        _unmark(seg, marks, mask.geometry)
+        _refer(seg, ready)
+        _settle(seg, digest, identity)
+        seg.save_as(to.path, enforce_file_format=True)
+
+
+def _numbered(mask: Mask) -> tuple[npt.NDArray[Any], list[int]]:
+    """Return segment numbers instead of ids, and the empty end planes that were marked.
+
+    Empty frames are left out of the file, but the first and the last plane must be in it, or a
+    reader without the source would not know how far the grid goes. A mark in their first voxel
+    keeps highdicom from leaving them out; `_unmark` takes it away again.
+    """
+    ids = list(mask.labels)
+    table = np.zeros(max(ids, default=0) + 1, smallest_unsigned(max(len(ids), 1)))
+    table[ids] = np.arange(1, len(ids) + 1)
+    numbers = table[mask.data]
+    marks = [at for at in dict.fromkeys((0, len(numbers) - 1)) if not numbers[at].any()]
+    for at in marks:
+        numbers[at, 0, 0] = 1
+    return numbers, marks
+
+
+def _unmark(seg: _Dataset, marks: list[int], geometry: Geometry) -> None:
+    pixels = bytearray(seg.PixelData)
+    size = int(seg.Rows) * int(seg.Columns)
+    wanted = [geometry.to_world((at, 0, 0)) * _LPS for at in marks]
+    for number, frame in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        found = frame.get("SegmentIdentificationSequence")
+        if found and int(found[0].ReferencedSegmentNumber) != 1:
+            continue
+        place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+        if any(np.linalg.norm(place - point) < 0.1 * min(geometry.spacing) for point in wanted):
+            bit = number * size
+            pixels[bit >> 3] &= 0xFF ^ (1 << (bit & 7))
+    seg.PixelData = bytes(pixels)
+
+
+def _stand_ins(geometry: Geometry, ready: _Ready) -> list[_Dataset]:
+    """Return one data set a plane that has its place and nothing of a person."""
+    from pydicom.dataset import Dataset
+    from pydicom.valuerep import DSfloat
+
+    step, down, right = geometry.affine[:3, :3].T
+    normal = np.cross(right, down)
+    normal /= np.linalg.norm(normal)
+    cosines = [*(right / np.linalg.norm(right) * _LPS), *(down / np.linalg.norm(down) * _LPS)]
+    depth = DSfloat(float(step @ normal), auto_format=True)
+    found = []
+    for at in range(geometry.shape[0]):
+        one = Dataset()
+        for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID"):
+            setattr(one, name, "")
+        one.AccessionNumber = one.ReferringPhysicianName = one.StudyDate = one.StudyTime = ""
+        one.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+        one.SOPInstanceUID = f"2.25.{at + 1}"
+        one.StudyInstanceUID, one.SeriesInstanceUID = ready.study, "2.25.0"
+        one.FrameOfReferenceUID, one.Modality = ready.frame_of_reference, "OT"
+        one.Rows, one.Columns = geometry.shape[1:]
+        one.ImageOrientationPatient = [DSfloat(float(n), auto_format=True) for n in cosines]
+        place = geometry.to_world((at, 0, 0)) * _LPS
+        one.ImagePositionPatient = [DSfloat(float(n), auto_format=True) for n in place]
+        spacing = [DSfloat(float(n), auto_format=True) for n in geometry.spacing[1:]]
+        one.PixelSpacing, one.SliceThickness, one.SpacingBetweenSlices = spacing, depth, depth
+        found.append(one)
+    return found
+
+
+def _segments(labels: LabelTable, ready: _Ready) -> list[_Dataset]:
+    """Return a description for each label; one placeholder where there is none."""
+    rows = list(labels.values())
+    found = [_segment(number, row, ready) for number, row in enumerate(rows, start=1)]
+    if not found:
+        empty = _segment(1, Label(1, "no label"), ready)
+        empty.SegmentDescription = NO_LABEL
+        found.append(empty)
+    return found
+
+
+def _segment(number: int, row: Label, ready: _Ready) -> _Dataset:
+    import highdicom
+    from pydicom.sr.coding import Code
+
+    import maskloop
+
+    name, kept = ready.codes.get(row.id, ("", None))
+    if name != row.name:
+        kept = None
+    category, kind = _TYPES.get(" ".join(row.name.lower().split()), (_TISSUE, _TISSUE))
+    by_hand = not row.author and (kept is None or kept.SegmentAlgorithmType == "MANUAL")
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="maskloop",
+        version=maskloop.__version__,
+        family=Code("123110", "DCM", "Artificial Intelligence"),
+    )
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=row.name,
+        segmented_property_category=Code(category[0], "SCT", category[1]),
+        segmented_property_type=Code(kind[0], "SCT", kind[1]),
+        algorithm_type="MANUAL" if by_hand else "SEMIAUTOMATIC",
+        algorithm_identification=None if by_hand else algorithm,
+        display_color=highdicom.color.CIELabColor.from_rgb(*bytes.fromhex(row.colour[1:])),
+    )
+    segment.SegmentDescription = f"[label id {row.id}]"
+    if kept is not None:
+        for element in kept:
+            if element.keyword in _CODED:
+                setattr(segment, element.keyword, element.value)
+    return segment
+
+
+def _refer(seg: _Dataset, ready: _Ready) -> None:
+    """Put the true source images in the place of the stand-ins."""
+    from pydicom.dataset import Dataset
+
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        derivation = frame.DerivationImageSequence[0]
+        item = derivation.SourceImageSequence[0]
+        at = int(str(item.ReferencedSOPInstanceUID).rsplit(".", 1)[1]) - 1
+        items = []
+        for ref in ready.planes[at]:
+            one = _referenced(ref)
+            one.PurposeOfReferenceCodeSequence = item.PurposeOfReferenceCodeSequence
+            one.SpatialLocationsPreserved = "YES" if ref.is_same_place else "NO"
+            if ref.frame is not None:
+                one.ReferencedFrameNumber = ref.frame
+            items.append(one)
+        if items:
+            derivation.SourceImageSequence = items
+        else:
+            frame.DerivationImageSequence = []
+    whole = list(dict.fromkeys(replace(ref, frame=None) for ref in ready.others))
+    seg.SourceImageSequence = [_referenced(ref) for ref in whole]
+    groups = []
+    for uid in dict.fromkeys(ref.series for ref in whole):
+        group = Dataset()
+        group.SeriesInstanceUID = uid
+        group.ReferencedInstanceSequence = [_referenced(r) for r in whole if r.series == uid]
+        groups.append(group)
+    if groups:
+        seg.ReferencedSeriesSequence = groups
+    else:
+        del seg.ReferencedSeriesSequence, seg.SourceImageSequence
+
+
+def _referenced(ref: _Ref) -> _Dataset:
+    from pydicom.dataset import Dataset
+
+    one = Dataset()
+    one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = ref.sop_class, ref.instance
+    return one
+
+
+def _settle(seg: _Dataset, digest: str, identity: Mapping[str, _Dataset]) -> None:
+    """Take out what depends on the clock or on chance; state whether identity was removed."""
+    for keyword in (
+        "InstanceCreationDate",
+        "InstanceCreationTime",
+        "ContributingEquipmentSequence",
+    ):
+        if keyword in seg:
+            delattr(seg, keyword)
+    organization = _uid("dimensions", digest)
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    if not identity:
+        seg.PatientIdentityRemoved = "YES"
+        seg.DeidentificationMethod = "maskloop: attributes of the source were not copied"
+        seg.LongitudinalTemporalInformationModified = "REMOVED"
+    for keyword, value in identity.items():
+        if keyword != "ContentDate":
+            setattr(seg, keyword, value)
+
+
+def _identity(path: Path | None) -> dict[str, _Dataset]:
+    """Return the patient's and the study's attributes of a source file."""
+    if path is None:
+        return {}
+    import pydicom
+
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        found = {k: data[k].value for k in _PATIENT if k in data}
+        names = {k: str(v) for k, v in found.items() if data[k].VR == "PN"}
+    date = next(
+        (str(data[k].value) for k in ("ContentDate", "SeriesDate", "StudyDate") if data.get(k)), ""
+    )
+    return {**found, **names, "ContentDate": date if len(date) == 8 else _NO_DATE}
+
+
+def _digest(mask: Mask, ready: _Ready, *, keep_phi: bool) -> str:
+    """Return what all UIDs of the file hang on: ids, grid, labels, source."""
+    state = hashlib.sha256(np.ascontiguousarray(mask.data).data)
+    rows = [(row.id, row.name, row.colour) for row in mask.labels.values()]
+    words = (mask.data.dtype.str, mask.geometry.shape, rows, ready.study, ready.others, keep_phi)
+    state.update(mask.geometry.affine.tobytes() + repr(words).encode())
+    return state.hexdigest()
+
+
+def _uid(*parts: str | bytes) -> str:
+    """Return a UID that hangs on `parts` alone."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update((part.encode() if isinstance(part, str) else part) + b"\0")
+    return f"2.25.{uuid.UUID(bytes=state.digest()[:16], version=5).int}"
