@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import logging
 import struct
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.geometry import Geometry
+from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.loop.export import export
@@ -270,11 +270,11 @@ def test_a_grid_from_elsewhere_gets_both_forms_in_mm(tmp_path):
     np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
 
 
-def test_missing_codes_are_told(tmp_path, caplog):
+def test_missing_codes_are_told(tmp_path):
     write_ct(tmp_path / "ct.nii", affine_of(AXES[0], np.eye(3)), sform=0, qform=0)
-    with caplog.at_level(logging.WARNING):
-        image = load(tmp_path / "ct.nii")
-    assert "states no orientation" in caplog.text
+    job = Job()
+    image = load(tmp_path / "ct.nii", job=job)
+    assert "states no orientation" in job.notes[0]
     np.testing.assert_allclose(
         image.geometry.affine[:, [2, 1, 0, 3]], nib.load(tmp_path / "ct.nii").affine
     )
@@ -284,14 +284,18 @@ def test_missing_codes_are_told(tmp_path, caplog):
     )
 
 
-def test_disagreeing_forms_are_told(tmp_path, caplog):
+def test_disagreeing_forms_are_told_in_mm(tmp_path):
     image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), None)
     image.set_sform(np.diag((1.0, 1, 1, 1)), code=1)
     image.set_qform(np.diag((-1.0, -1, 1, 1)), code=1)
     nib.save(image, tmp_path / "a.nii")
-    with caplog.at_level(logging.WARNING):
-        assert load(tmp_path / "a.nii").geometry.orientation == "SAR"
-    assert "disagree" in caplog.text
+    job = Job()
+    assert load(tmp_path / "a.nii", job=job).geometry.orientation == "SAR"
+    # The far corner (4, 5, 0) of shape (5, 6, 7) lies at (-4, -5) by the qform.
+    assert job.notes == [
+        "a.nii: sform and qform disagree, by the qform the corner voxel at index (0, 5, 4) lies "
+        "12.8 mm away; the sform was taken"
+    ]
 
 
 def test_micrometres_become_millimetres(tmp_path):

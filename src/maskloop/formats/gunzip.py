@@ -22,7 +22,7 @@ def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
     """
     with path.open("rb", buffering=0) as stream:
         content = np.empty(path.stat().st_size, np.uint8)
-        view, filled = memoryview(content), 0
+        view, filled = content.data, 0
         while filled < len(content) and (count := stream.readinto(view[filled:])):
             filled += count
         rest = stream.read()  # a file that grows meanwhile, or one without a size

@@ -1,11 +1,11 @@
-"""A second NIfTI reader, straight from the standard, to prove what the writer wrote.
+"""A second NIfTI reader, straight from the standard, to prove what the writers wrote.
 
-It shares no code with `maskloop.formats.nifti` and does not use nibabel.
+It shares no code with `maskloop.formats.nifti_write` and does not use nibabel.
 
 References
 ----------
 .. [1] "NIfTI-1 Data Format", nifti1.h, 2004, and "NIfTI-2", nifti2.h, 2011: field offsets,
-   METHOD 2 (quaternion) and METHOD 3 (affine).
+   METHOD 2 (quaternion) and METHOD 3 (affine), datatype codes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +22,12 @@ import numpy.typing as npt
 from maskloop.core.errors import VerificationError
 from maskloop.core.geometry import Geometry
 from maskloop.formats.base import Evidence
+from maskloop.formats.gunzip import gunzip, read_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Bytes = npt.NDArray[np.uint8]
 
 # field: (offset, struct code) in NIfTI-1 and NIfTI-2
 _FIELDS = {
@@ -38,62 +42,66 @@ _FIELDS = {
     "qoffset": ((268, "3f"), (376, "3d")),
     "srow": ((280, "12f"), (400, "12d")),
 }
-_TYPES = {2: "u1", 512: "u2", 768: "u4"}
+_TYPES = {
+    **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"},
+    **{256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"},
+}
+_COLOURS = {128: 3, 2304: 4}  # bytes a voxel: red, green, blue, alpha
 
 
 def read(path: Path) -> Evidence:
-    """Return ids as (z, y, x), the grid in mm and the names by id of a label file."""
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        content = _inflated(content, path)
-    version = {348: 1, 540: 2}.get(struct.unpack_from("<i", content)[0])
-    magic = content[344:348] if version == 1 else content[4:8]
+    """Return voxels as ([t,] z, y, x [, c]), the grid in mm and, of a mask, the names by id."""
+    content = read_bytes(path)
+    start = content[:1024].tobytes()
+    is_packed = start[:2] == b"\x1f\x8b"
+    if is_packed:
+        start = zlib.decompressobj(31).decompress(start, 1024)
+    version = {348: 1, 540: 2}.get(struct.unpack_from("<i", start)[0])
+    magic = start[344:348] if version == 1 else start[4:8]
     if version is None or magic not in (b"n+1\0", b"n+2\0"):
         msg = (
-            f"expected {path.name} to read back as NIfTI, got {content[:8]!r}; the old file was "
-            "kept"
+            f"expected {path.name} to read back as NIfTI, got {start[:8]!r}; the old file was kept"
         )
         raise VerificationError(msg)
     get = {
-        field: struct.unpack_from("<" + places[version - 1][1], content, places[version - 1][0])
+        field: struct.unpack_from("<" + places[version - 1][1], start, places[version - 1][0])
         for field, places in _FIELDS.items()
     }
-    ids = _ids(content, get, path)
-    shape = ids.shape[-3:]
-    return Evidence(
-        ids, Geometry(shape, _affine(get)[:, [2, 1, 0, 3]], "mm"), _names(content, get, version)
-    )
-
-
-def _inflated(content: bytes, path: Path) -> bytes:
-    import deflate
-
-    try:
-        return bytes(deflate.gzip_decompress(content))
-    except deflate.DeflateError as error:
-        msg = f"expected {path.name} to inflate again, got {error}; the old file was kept"
-        raise VerificationError(msg) from error
-
-
-def _ids(content: bytes, get: dict[str, Any], path: Path) -> npt.NDArray[Any]:
-    slope, inter = get["scale"]
-    if get["datatype"][0] not in _TYPES or (slope, inter) != (1.0, 0.0):
+    dims, kind, channels = _layout(get, path)
+    begin = int(get["vox_offset"][0])
+    size = begin + math.prod(dims) * kind.itemsize * channels
+    whole = gunzip(content, size) if is_packed else content
+    if whole is None or len(whole) != size:
         msg = (
-            f"expected {path.name} to hold unsigned ids with slope 1 and intercept 0, got type "
-            f"{get['datatype'][0]}, {slope}, {inter}; the old file was kept"
+            f"expected {size} bytes in {path.name}, got "
+            f"{'others' if whole is None else len(whole)}; the old file was kept"
+        )
+        raise VerificationError(msg)
+    stored = np.frombuffer(whole, kind, offset=begin)
+    geometry = Geometry(tuple(dims[2::-1]), _affine(get)[:, [2, 1, 0, 3]], "mm")
+    return Evidence(_ordered(stored, dims, channels), geometry, _names(whole, get, version))
+
+
+def _layout(get: dict[str, Any], path: Path) -> tuple[list[int], np.dtype[Any], int]:
+    """Return (i, j, k[, t[, c]]), the type of one number and how many make a colour, else 1."""
+    code = get["datatype"][0]
+    if code not in (*_TYPES, *_COLOURS) or get["scale"] != (1.0, 0.0):
+        msg = (
+            f"expected {path.name} to hold numbers or colours with slope 1 and intercept 0, got "
+            f"type {code} with {get['scale']}; the old file was kept"
         )
         raise VerificationError(msg)
     dims = [int(n) for n in get["dim"][1 : 1 + get["dim"][0]]]
     dims += [1] * (3 - len(dims))
-    kind = np.dtype("<" + _TYPES[get["datatype"][0]])
-    start, count = int(get["vox_offset"][0]), math.prod(dims)
-    if len(content) != start + count * kind.itemsize:
-        msg = (
-            f"expected {start + count * kind.itemsize} bytes in {path.name}, got {len(content)}; "
-            "the old file was kept"
-        )
-        raise VerificationError(msg)
-    return np.frombuffer(content, kind, count, start).reshape(dims, order="F").T
+    return dims, np.dtype("<" + _TYPES.get(code, "u1")), _COLOURS.get(code, 1)
+
+
+def _ordered(flat: npt.NDArray[Any], dims: list[int], channels: int) -> npt.NDArray[Any]:
+    """Return ([t,] z, y, x [, c]) of numbers whose first axis runs fastest."""
+    if channels > 1:
+        return flat.reshape(*dims[::-1], channels)
+    found = flat.reshape(dims, order="F").T
+    return np.moveaxis(found, 0, -1) if len(dims) == 5 else found
 
 
 def _affine(get: dict[str, Any]) -> npt.NDArray[np.float64]:
@@ -129,12 +137,13 @@ def _rotation(b: float, c: float, d: float) -> npt.NDArray[np.float64]:
     )
 
 
-def _names(content: bytes, get: dict[str, Any], version: int) -> dict[int, str] | None:
+def _names(content: Bytes, get: dict[str, Any], version: int) -> dict[int, str] | None:
     at = 348 if version == 1 else 540
     if content[at] == 0:
         return None
-    size, code = struct.unpack_from("<ii", content, at + 4)
+    size, code = struct.unpack_from("<ii", content.data, at + 4)
     if code != 6 or at + 4 + size > get["vox_offset"][0]:
         return None
-    rows = json.loads(content[at + 12 : at + 4 + size].rstrip(b"\0"))["labels"]
+    text = content[at + 12 : at + 4 + size].tobytes()
+    rows = json.loads(text.rstrip(b"\0"))["labels"]
     return {int(row["id"]): str(row["name"]) for row in rows}
