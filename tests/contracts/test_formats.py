@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Format
+from maskloop.formats.dicom_head import DicomHeader
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask
 
@@ -66,7 +69,20 @@ def scene(name: str) -> Mask:
     table = LabelTable.classes({2: "liver", 300: "tumour"})
     if name in ("coco", "picture"):
         return Mask(ids[2].copy(), Geometry.pixels((20, 30)), table)
-    return Mask(ids, Geometry.regular((5, 20, 30), (3, 0.7, 0.8), (1, 2, 3)), table)
+    mask = Mask(ids, Geometry.regular((5, 20, 30), (3, 0.7, 0.8), (1, 2, 3)), table)
+    return replace(mask, header=series_header(5)) if name == "dicomseg" else mask
+
+
+def series_header(planes: int) -> DicomHeader:
+    """Say that a mask was drawn on a CT series; its files are asked for identity only."""
+    return DicomHeader(
+        files=tuple(Path(f"{n}.dcm") for n in range(planes)),
+        sop_class="1.2.840.10008.5.1.4.1.1.2",
+        sop_instances=tuple(f"2.25.7.{n}" for n in range(planes)),
+        study="2.25.1",
+        series="2.25.2",
+        frame_of_reference="2.25.3",
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -87,7 +103,7 @@ def test_a_mask_goes_there_and_back(name, tmp_path):
 @pytest.mark.parametrize("name", WRITERS)
 def test_an_empty_mask_goes_there_and_back(name, tmp_path):
     mask = scene(name)
-    empty = Mask(np.zeros_like(mask.data), mask.geometry, LabelTable())
+    empty = replace(mask, data=np.zeros_like(mask.data), labels=LabelTable())
     out = tmp_path / f"mask{formats.get(name).suffixes[0]}"
     assert export(empty, out).labels == []
     assert load_mask(out).ids() == []

@@ -22,7 +22,7 @@ from maskloop.formats.base import Planned, Target, reading
 from maskloop.formats.dicom_head import DicomHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from maskloop.core.geometry import Geometry
@@ -397,13 +397,12 @@ def _unmark(seg: _Dataset, marks: list[int], geometry: Geometry) -> None:
 def _stand_ins(geometry: Geometry, ready: _Ready) -> list[_Dataset]:
     """Return one data set a plane that has its place and nothing of a person."""
     from pydicom.dataset import Dataset
-    from pydicom.valuerep import DSfloat
 
     step, down, right = geometry.affine[:3, :3].T
     normal = np.cross(right, down)
     normal /= np.linalg.norm(normal)
     cosines = [*(right / np.linalg.norm(right) * _LPS), *(down / np.linalg.norm(down) * _LPS)]
-    depth = DSfloat(float(step @ normal), auto_format=True)
+    (depth,) = _decimals([step @ normal])
     found = []
     for at in range(geometry.shape[0]):
         one = Dataset()
@@ -415,11 +414,10 @@ def _stand_ins(geometry: Geometry, ready: _Ready) -> list[_Dataset]:
         one.StudyInstanceUID, one.SeriesInstanceUID = ready.study, "2.25.0"
         one.FrameOfReferenceUID, one.Modality = ready.frame_of_reference, "OT"
         one.Rows, one.Columns = geometry.shape[1:]
-        one.ImageOrientationPatient = [DSfloat(float(n), auto_format=True) for n in cosines]
-        place = geometry.to_world((at, 0, 0)) * _LPS
-        one.ImagePositionPatient = [DSfloat(float(n), auto_format=True) for n in place]
-        spacing = [DSfloat(float(n), auto_format=True) for n in geometry.spacing[1:]]
-        one.PixelSpacing, one.SliceThickness, one.SpacingBetweenSlices = spacing, depth, depth
+        one.ImageOrientationPatient = _decimals(cosines)
+        one.ImagePositionPatient = _decimals(geometry.to_world((at, 0, 0)) * _LPS)
+        one.PixelSpacing = _decimals(geometry.spacing[1:])
+        one.SliceThickness = one.SpacingBetweenSlices = depth
         found.append(one)
     return found
 
@@ -548,11 +546,19 @@ def _identity(path: Path | None) -> dict[str, _Dataset]:
     return {**found, **names, "ContentDate": date if len(date) == 8 else _NO_DATE}
 
 
+def _decimals(values: Iterable[float]) -> list[_Dataset]:
+    """Return decimal strings of at most 16 characters, as DICOM has them; never a minus zero."""
+    from pydicom.valuerep import DSfloat
+
+    return [DSfloat(float(n) + 0.0, auto_format=True) for n in values]
+
+
 def _digest(mask: Mask, ready: _Ready, *, keep_phi: bool) -> str:
     """Return what all UIDs of the file hang on: ids, grid, labels, source."""
     state = hashlib.sha256(np.ascontiguousarray(mask.data).data)
-    rows = [(row.id, row.name, row.colour) for row in mask.labels.values()]
-    words = (mask.data.dtype.str, mask.geometry.shape, rows, ready.study, ready.others, keep_phi)
+    rows = [(row.id, row.name, row.colour, not row.author) for row in mask.labels.values()]
+    source = replace(ready, identity=None)
+    words = (mask.data.dtype.str, mask.geometry.shape, rows, source, keep_phi)
     state.update(mask.geometry.affine.tobytes() + repr(words).encode())
     return state.hexdigest()
 
