@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QComboBox, QSizePolicy
 
 from maskloop.gui.layers import bare
 
-_is_alive: Callable[[object], bool] = compat.isalive
+is_alive: Callable[[object], bool] = compat.isalive
 
 
 def slim(box: QComboBox) -> QComboBox:
@@ -82,7 +82,7 @@ class LayerChoice(QComboBox):
         self._named.clear()
 
     def _refill(self, event: Any = None) -> None:  # Any: napari events are untyped
-        if not _is_alive(self):
+        if not is_alive(self):
             return
         chosen = self.layer
         layers = [bare(layer) for layer in self._viewer.layers]
@@ -103,5 +103,5 @@ class LayerChoice(QComboBox):
         self.changed.emit()
 
     def _follow(self, event: Any = None) -> None:  # Any: napari events are untyped
-        if _is_alive(self):
+        if is_alive(self):
             self.choose(self._viewer.layers.selection.active)

@@ -87,7 +87,8 @@ def looks_like_mask(path: Path) -> bool:
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # Any: napari's types
     """Export one Labels layer, verified; the suffix of `path` chooses the format.
 
-    A layer that does not know its place takes that of the image it lies over.
+    A layer that does not know its place takes that of the image it lies over; a volume without
+    one is refused.
     """
     from napari.layers import Labels
     from napari.utils.notifications import show_info, show_warning
@@ -96,7 +97,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # An
 
     place = (*layers.PLACING, "name", "features", "metadata")
     layer = Labels(data, **{key: meta[key] for key in place if key in meta})
-    mask, note = layers.mask_of(layer, layers.image_behind(layer, _open_layers()))
+    mask, note = layers.mask_of(layer, layers.parent_of(layer, _open_layers()))
     if note:
         show_warning(note)
     receipt = export(mask, Path(path))

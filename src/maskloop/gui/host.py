@@ -10,16 +10,20 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, 
 
 from maskloop.core.job import Job, Progress
 from maskloop.gui.choices import LayerChoice
+from maskloop.gui.readout import Readout
 from maskloop.gui.runner import Run
 from maskloop.gui.section import tipped, words
 from maskloop.gui.tips import TIPS
 
 PLUGIN = "napari-maskloop"
+_TWO_LINES = "\n"  # at any time: the panel must not jump while the mouse moves
 _COLOURS = {"error": "#ff8a80", "warning": "#ffcf66", "good": "#7ee2a8", "": "palette(text)"}
 
 
 class Host(QWidget):
-    """The foot of the panel: message, progress bar, Stop; and the two layers all sections mean.
+    """The foot of the panel: what lies under the mouse, words, progress, Stop; and the layers.
+
+    Two layers are meant by all sections: the image and the labels.
 
     Parameters
     ----------
@@ -45,6 +49,10 @@ class Host(QWidget):
         self.image = tipped(LayerChoice(viewer, "Image", "no image yet"), TIPS["image"])
         self.labels = tipped(LayerChoice(viewer, "Labels", "no labels yet"), TIPS["labels"])
         self.message = words("Open an image, or drop one on the window.")
+        self.under_mouse = tipped(words(_TWO_LINES), TIPS["cursor"])
+        self.under_mouse.setWordWrap(False)
+        self._readout = Readout(viewer)
+        viewer.cursor.events.position.connect(self._read)
         self.bar = QProgressBar()
         self.bar.setTextVisible(True)
         self.stop_button = QPushButton("Stop")
@@ -58,6 +66,7 @@ class Host(QWidget):
         self._moving.hide()
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 4, 8, 6)
+        column.addWidget(self.under_mouse)
         column.addWidget(self.message)
         column.addWidget(self._moving)
 
@@ -112,8 +121,14 @@ class Host(QWidget):
         """Stop the running task and stop listening to the viewer."""
         if self.run is not None:
             self.run.stop()
+        self.viewer.cursor.events.position.disconnect(self._read)
         self.image.release()
         self.labels.release()
+
+    def _read(self, event: Any = None) -> None:  # Any: napari events are untyped
+        position = self.viewer.cursor.position
+        text = self._readout.text(position, self.image.layer, self.labels.layer)
+        self.under_mouse.setText(text if "\n" in text else f"\n{text}")
 
     def _move(self, progress: Progress) -> None:
         self.bar.setRange(0, progress.total)

@@ -52,6 +52,8 @@ class Placement:
         Meaning of the ids, for a Labels layer.
     is_guessed : bool
         Whether the grid was taken from the layer's scale, for want of better.
+    title : str
+        As for `Image`.
     """
 
     geometry: Geometry
@@ -62,6 +64,7 @@ class Placement:
     header: Any = field(default=None, repr=False)  # Any: opaque to all but its own format
     labels: LabelTable = field(default_factory=LabelTable)
     is_guessed: bool = False
+    title: str = ""
 
     @classmethod
     def of(cls, item: Image | Mask) -> Placement:
@@ -74,7 +77,7 @@ class Placement:
             lead, table = int(item.has_time), LabelTable()
         else:
             lead, table = item.data.ndim - geometry.ndim, item.labels
-        return cls(geometry, axes, flips, lead, item.source, item.header, table)
+        return cls(geometry, axes, flips, lead, item.source, item.header, table, title=item.title)
 
     def shown(self, array: Pixels, *, lead: int | None = None) -> Pixels:
         """Return a view of an array on the true grid, turned as the layer shows it."""
@@ -149,7 +152,15 @@ class Capture:
         lead = place.lead - len(self.frame)
         if lead in (0, 1):
             data = place.restored(pixels, lead=lead)
-            return Image(data, place.geometry, place.source, place.header, lead == 1, has_channels)
+            return Image(
+                data,
+                place.geometry,
+                place.source,
+                place.header,
+                lead == 1,
+                has_channels,
+                place.title,
+            )
         if lead < 0 and pixels.ndim - has_channels == 2:
             plane = Geometry.pixels(pixels.shape[:2])
             return Image(pixels, plane, place.source, None, False, has_channels)
@@ -328,10 +339,13 @@ def image_of(layer: Layer, *, frame: Frame = (), channel: int | None = None) -> 
 
 def same_grid(layer: Layer, other: Layer) -> bool:
     """Whether two layers show arrays of one shape at one place."""
-    return (
-        shape_of(layer) == shape_of(other)
-        and np.allclose(layer.scale, other.scale, rtol=1e-4)
-        and np.allclose(layer.translate, other.translate, rtol=1e-4, atol=1e-3)
+    shape = shape_of(layer)
+    if shape != shape_of(other):
+        return False
+    ends = np.vstack([np.zeros(len(shape)), np.diag([max(n - 1, 1) for n in shape])])
+    return all(
+        np.allclose(layer.data_to_world(end), other.data_to_world(end), rtol=1e-4, atol=1e-3)
+        for end in ends
     )
 
 
@@ -341,9 +355,12 @@ def frames_of(layer: Layer) -> tuple[str, ...]:
 
 
 def is_ct(layer: Layer) -> bool:
-    """Whether an image layer's values look like Hounsfield units, by a sample of one plane."""
+    """Whether an image layer is a CT: as its file says, else by the values of one plane."""
     if layer.rgb:
         return False
+    own = layer.metadata.get(KEY)
+    if isinstance(own, Placement) and own.title:
+        return own.title.startswith("CT")
     plane = _array(layer)[tuple(n // 2 for n in shape_of(layer)[:-2])]
     return looks_like_ct(np.asarray(plane[::4, ::4]))
 
@@ -360,14 +377,70 @@ def words_of(layer: Layer) -> str:
 
 
 def image_behind(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
-    """Return the image layer that a Labels layer was made on; one that knows its grid first."""
-    images = [other for other in layers if type(other).__name__ == "Image"]
+    """Return the image layer that a Labels layer was made on; one that knows its grid first.
+
+    None where images of several places fit: nothing tells which of them is meant.
+    """
+    fitting = _fitting(layer, layers)
+    if _knows_its_grid(layer):
+        own = placement_of(layer).geometry
+        return next((o for o in fitting if own.matches(placement_of(o).geometry)), None)
+    return None if _are_apart(fitting) else next(iter(fitting), None)
+
+
+def parent_of(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
+    """Return the image layer whose grid a Labels layer is to be written on.
+
+    None for a layer that knows its own grid and has no image here, and for pictures.
+
+    Raises
+    ------
+    GeometryError
+        If a volume's true place is unknown: no image fits, several at different places do, or
+        the one that does was opened by another plugin, which keeps no patient grid.
+    """
+    place = placement_of(layer)
+    found = image_behind(layer, layers)
+    if not place.is_guessed or place.geometry.ndim != 3:
+        return found
+    fitting = _fitting(layer, layers)
+    if found is not None and not placement_of(found).is_guessed:
+        return found
+    if found is not None and placement_of(found).geometry.ndim != 3:
+        return found
+    wanted = f"expected labels {layer.name!r} on an image whose place in the patient is known"
+    if _are_apart(fitting):
+        names = " and ".join(repr(other.name) for other in fitting if _knows_its_grid(other))
+        msg = (
+            f"{wanted}, got {names}, of one shape but at different places; remove all but the "
+            f"labels' own image, or make the labels with New under Correct"
+        )
+    elif found is not None:
+        msg = (
+            f"{wanted}, got {found.name!r}, which another plugin opened and whose grid is lost; "
+            f"open the image with maskloop and make the labels on it"
+        )
+    else:
+        msg = (
+            f"{wanted}, got no image of their shape and scale; open the image with maskloop and "
+            f"make the labels on it"
+        )
+    raise GeometryError(msg)
+
+
+def _fitting(layer: Layer, layers: Sequence[Layer]) -> list[Layer]:
+    images = [other for other in layers if type(bare(other)).__name__ == "Image"]
     fitting = [other for other in images if same_grid(layer, other)]
-    own = layer.metadata.get(KEY)
-    if isinstance(own, Placement) and not own.is_guessed:
-        known = [o for o in fitting if own.geometry.matches(placement_of(o).geometry)]
-        return known[0] if known else None
-    return min(fitting, key=lambda other: placement_of(other).is_guessed, default=None)
+    return sorted(fitting, key=lambda other: placement_of(other).is_guessed)
+
+
+def _knows_its_grid(layer: Layer) -> bool:
+    return not placement_of(layer).is_guessed
+
+
+def _are_apart(layers: Sequence[Layer]) -> bool:
+    known = [placement_of(layer).geometry for layer in layers if _knows_its_grid(layer)]
+    return any(not known[0].matches(other) for other in known[1:])
 
 
 def labels_placement(layer: Layer, image_layer: Layer | None = None) -> tuple[Placement, str]:
@@ -427,9 +500,12 @@ class LabelsCapture:
         ids = as_ids(self.ids, highest=max(place.labels, default=0))
         lead = place.lead - len(self.frame)
         if lead < 0:
-            return Mask(ids, Geometry.pixels(ids.shape), place.labels, place.source)
+            flat = Geometry.pixels(ids.shape)
+            return Mask(ids, flat, place.labels, place.source, title=place.title)
         data = np.ascontiguousarray(place.restored(ids, lead=lead))
-        return Mask(data, place.geometry, place.labels, place.source, place.header)
+        return Mask(
+            data, place.geometry, place.labels, place.source, place.header, title=place.title
+        )
 
 
 def capture_labels(

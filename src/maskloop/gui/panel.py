@@ -42,7 +42,8 @@ class Panel(QWidget):
         self.correct = CorrectSection(self.host)
         self.export = ExportSection(self.host)
         self.train = TrainSection(self.host)
-        self._upright = Upright(viewer)
+        self._upright = Upright(viewer, self.load.chosen_convention)
+        self.load.convention.currentIndexChanged.connect(self._face)
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(2, 2, 2, 2)
@@ -58,6 +59,14 @@ class Panel(QWidget):
         self.setMinimumWidth(_WIDTH)
         host, parts, upright = self.host, self.sections, self._upright
         self.destroyed.connect(lambda: _release(host, parts, upright))
+
+    def _face(self) -> None:
+        self._upright.convention = self.load.chosen_convention
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """What stands at the edges of the picture: ``top bottom left right``."""
+        return self._upright.letters
 
     @property
     def sections(self) -> tuple[Section, ...]:

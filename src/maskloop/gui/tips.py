@@ -8,6 +8,14 @@ TIPS = {
     "open_mask": "Open a mask (NIfTI, PNG, TIFF, COCO) as a labels layer on its image.",
     "sample": "Open a drawn example; nothing is downloaded.",
     "sample_choice": "Which example to open.",
+    "three_views": "Show axial, coronal and sagittal planes with a crosshair; hold Shift over the "
+    "picture to move it.",
+    "plane": "Click or drag to move the crosshair, turn the wheel to step, double-click to show "
+    "this plane in the canvas and paint in it.",
+    "convention": "Radiological: the patient's right is on screen left, as seen from the feet. "
+    "Neurological: on screen right. Only the picture is turned, never the data.",
+    "cursor": "What lies under the mouse: millimetres in the patient, value, label, and the index "
+    "in the stored array.",
     "window": "Show the chosen image from {low:g} to {high:g} HU.",
     "image": "The image to work on; layers of any plugin will do.",
     "model": "The model to run; its tooltip tells what it was proved on, and its licence.",

@@ -81,8 +81,8 @@ class ExportSection(Section):
             return
         out = Path(self.path.text()).expanduser()
         frame = self._frame(layer)
-        behind = layers.image_behind(layer, list(self._host.viewer.layers))
         try:
+            behind = layers.parent_of(layer, list(self._host.viewer.layers))
             seen = layers.capture_labels(layer, behind, frame=frame)
         except MaskloopError as error:
             self._host.say(str(error), "error")

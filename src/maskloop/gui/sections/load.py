@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QPushButton
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QMainWindow, QPushButton
 
 from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
 from maskloop.gui import contributions, layers
-from maskloop.gui.choices import slim
-from maskloop.gui.host import Host
+from maskloop.gui.bearing import CONVENTIONS, Convention
+from maskloop.gui.choices import is_alive, slim
+from maskloop.gui.host import Host, setting
+from maskloop.gui.ortho import ThreeViews
 from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
 from maskloop.gui.windows import WINDOWS, Window
 
 _IMAGES = "Images (*.nii *.nii.gz *.dcm *.png *.jpg *.jpeg *.tif *.tiff);;All files (*)"
 _MASKS = "Masks (*.nii *.nii.gz *.png *.tif *.tiff *.json);;All files (*)"
+_VIEWS_HIGH = 280
 SAMPLES: dict[str, Callable[[], list[layers.LayerData]]] = {
     "Phantom CT": contributions.sample_ct,
     "Phantom CT with liver and tumours": contributions.sample_ct_with_mask,
@@ -58,6 +63,15 @@ class LoadSection(Section):
             grid.addWidget(button, number // 3, number % 3)
             self.windows[window.name] = button
         self.rows.addLayout(grid)
+        self.three_views = tipped(QPushButton("Three views"), TIPS["three_views"])
+        self.three_views.clicked.connect(self.toggle_views)
+        self.convention = tipped(slim(QComboBox()), TIPS["convention"])
+        self.convention.addItems([name.capitalize() for name in CONVENTIONS])
+        wanted = str(setting("sides", CONVENTIONS[0]))
+        self.convention.setCurrentIndex(CONVENTIONS.index(wanted) if wanted in CONVENTIONS else 0)
+        self.convention.currentIndexChanged.connect(self._face)
+        self.views: ThreeViews | None = None
+        self.add(self.convention, self.three_views)
         host.image.changed.connect(self._check)
         host.busy.connect(self._set_busy)
         self._check()
@@ -88,6 +102,41 @@ class LoadSection(Section):
         """Draw the chosen sample and show it."""
         name = self.sample_choice.currentText()
         self._host.start(lambda job: SAMPLES[name](), f"Drawing {name}", self._add)
+
+    @property
+    def chosen_convention(self) -> Convention:
+        """On which side of the screen the patient's right is."""
+        return CONVENTIONS[max(self.convention.currentIndex(), 0)]
+
+    def toggle_views(self) -> None:
+        """Show the two other planes below the picture, or take them away."""
+        window = self._host.viewer.window
+        if self.views is not None and is_alive(self.views):
+            was_visible = self.views.isVisible()
+            self.views.release()
+            with suppress(LookupError):  # closed by hand before
+                window.remove_dock_widget(self.views)
+            self.views.deleteLater()
+            self.views = None
+            if was_visible:
+                return
+        self.views = ThreeViews(self._host.viewer, self.chosen_convention)
+        dock = window.add_dock_widget(self.views, name="Three views", area="bottom")
+        main = self.window()
+        if isinstance(main, QMainWindow):
+            # Below the picture only: across the window it would squeeze the panel.
+            main.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
+            main.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+            main.resizeDocks([layers.bare(dock)], [_VIEWS_HIGH], Qt.Orientation.Vertical)
+
+    def release(self) -> None:
+        """Let go of the viewer."""
+        if self.views is not None and is_alive(self.views):
+            self.views.release()
+
+    def _face(self) -> None:
+        if self.views is not None and is_alive(self.views):
+            self.views.convention = self.chosen_convention
 
     def _show(self, item: Image | Mask, path: Path) -> None:
         if isinstance(item, Mask):
