@@ -13,10 +13,13 @@ from maskloop.core.image import Image, smallest_unsigned, stem_of
 from maskloop.core.labels import LabelTable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from maskloop.core.geometry import Geometry
+
+
+_PART = 1 << 22  # voxels looked at together: what is compared stays in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,12 +131,31 @@ def _unnamed(ids: Sequence[int]) -> LabelTable:
 def present_ids(data: npt.NDArray[Any]) -> list[int]:
     """Return the ids above 0 that occur in an array of bool or unsigned int, ascending."""
     found: set[int] = set()
-    for slab in data if data.ndim > 2 else (data,):
-        # Ids come in runs: looking only at where they change is ten times cheaper than at all.
-        flat = slab.reshape(-1)
-        found.update(np.unique(flat[1:][flat[1:] != flat[:-1]]).tolist())
-        found.update(flat[:1].tolist())
+    for ids, _ in id_runs(data):
+        found.update(np.unique(ids).tolist())
     return sorted(int(i) for i in found if i)
+
+
+def id_runs(data: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
+    """Yield, part by part, ids and how many voxels each stands for; an id may occur often.
+
+    Ids come in runs: only where eight bytes differ from the eight before is looked at.
+    """
+    if data.flags.c_contiguous:
+        flat = data.reshape(-1)
+        parts = (flat[at : at + _PART] for at in range(0, flat.size, _PART))
+    else:
+        parts = (slab.reshape(-1) for slab in (data if data.ndim > 2 else (data,)))
+    together = 8 // data.itemsize
+    for part in parts:
+        rest = part.size % together
+        words = part[: part.size - rest].view(np.uint64)
+        starts = np.concatenate(([0], np.flatnonzero(words[1:] != words[:-1]) + 1))[: words.size]
+        yield (
+            words[starts].view(part.dtype),
+            np.repeat(np.diff(starts, append=words.size), together),
+        )
+        yield part[part.size - rest :], np.ones(rest, np.int64)
 
 
 def as_ids(values: npt.ArrayLike, *, highest: int = 0) -> npt.NDArray[Any]:

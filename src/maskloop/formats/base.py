@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from maskloop.core.errors import MissingFileError, StorageError
 from maskloop.core.labels import Kind, LabelTable
+from maskloop.core.mask import id_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -311,14 +312,14 @@ def read_sidecar(path: Path) -> LabelTable | None:
 def voxel_counts(ids: npt.NDArray[Any]) -> dict[int, int]:
     """Return ``{id: voxels}`` of the ids above 0, ascending."""
     totals: dict[int, int] = {}
-    for slab in ids if ids.ndim > 2 else (ids,):
-        # Ids come in runs: adding up run lengths is ten times cheaper than counting voxels.
-        flat = slab.reshape(-1)
-        starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        starts = np.concatenate(([0], starts))
-        lengths = np.diff(starts, append=flat.size)
-        values, place = np.unique(flat[starts], return_inverse=True)
-        sums = np.bincount(place, weights=lengths)
+    for found, lengths in id_runs(ids):
+        if found.dtype.itemsize <= 2:  # a table of all ids is small: no sorting
+            sums = np.bincount(found, weights=lengths)
+            values = np.flatnonzero(sums)
+            sums = sums[values]
+        else:
+            values, place = np.unique(found, return_inverse=True)
+            sums = np.bincount(place, weights=lengths)
         for number, count in zip(values.tolist(), sums.tolist(), strict=True):
             totals[int(number)] = totals.get(int(number), 0) + int(count)
     totals.pop(0, None)
