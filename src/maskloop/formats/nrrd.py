@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from maskloop.core.labels import Kind
     from maskloop.formats.nrrd_segments import Segment
 
-_ENDS = (b"\n\n", b"\n\r\n")
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _NAMES = {"i1": "signed char", "i2": "short", "i4": "int", "i8": "long long", "f4": "float"}
 _NAMES |= {"u1": "unsigned char", "u2": "unsigned short", "u4": "unsigned int"}
 _NAMES |= {"u8": "unsigned long long", "f8": "double"}
@@ -200,7 +200,7 @@ def reread(to: Target) -> Evidence:
 
 def _open(path: Path, job: Job) -> _Volume:
     with reading(path):
-        text, start = stored.read_head(path, _ENDS)
+        text, start = stored.read_head(path, _BLANK_LINE)
     header = nrrd_header.parse(text, start, path.name)
     layout = nrrd_header.layout(header)
     job.check()

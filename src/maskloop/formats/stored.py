@@ -18,6 +18,7 @@ from maskloop.formats.base import missing
 from maskloop.formats.gunzip import gunzip
 
 if TYPE_CHECKING:
+    import re
     from pathlib import Path
 
     from maskloop.core.job import Job
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
 _RATIO = 1040  # deflate cannot shrink more than this
 _PIECE = 1 << 24
 _LONGEST_HEADER = 1 << 26
+_LONGEST_LINE = 4096
 
 
-def read_head(path: Path, ends: tuple[bytes, ...]) -> tuple[bytes, int]:
-    """Return a text header up to the first of `ends`, and where the data after it starts.
+def read_head(path: Path, end: re.Pattern[bytes]) -> tuple[bytes, int]:
+    """Return a text header up to and with the first match of `end`, and its length.
 
     A file without such an end is all header, as of data in another file.
     """
     head = b""
     with path.open("rb") as stream:
         while piece := stream.read(1 << 16):
-            new = max(0, len(head) - 8)
+            new = max(0, len(head) - _LONGEST_LINE)
             head += piece
-            found = [(at, end) for end in ends if (at := head.find(end, new)) >= 0]
-            if found:
-                at, end = min(found)
-                return head[:at], at + len(end)
+            found = end.search(head, new)
+            if found is not None:
+                return head[: found.end()], found.end()
             if len(head) > _LONGEST_HEADER:
                 msg = (
                     f"expected a header of at most {_LONGEST_HEADER >> 20} MB in {path.name}, got "
