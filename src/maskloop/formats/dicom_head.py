@@ -18,7 +18,6 @@ WORDS = {
     0x00280011: "columns",
     0x00280100: "bits",
     0x00280101: "bits_stored",
-    0x00280102: "high_bit",
     0x00280103: "is_signed",
     0x00280120: "padding",
 }

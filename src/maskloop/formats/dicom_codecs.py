@@ -1,0 +1,157 @@
+"""Decoders of compressed DICOM pixels: which one reads which encoding, and the extra that has it.
+
+Decoders are named one by one: pydicom would otherwise take any that is installed, among them the
+GPL pylibjpeg-libjpeg.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import FormatError, MissingExtraError
+from maskloop.formats.dicom_head import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+
+if TYPE_CHECKING:
+    from maskloop.formats.dicom_head import Slice
+
+_NATIVE = {
+    IMPLICIT: "uncompressed (implicit)",
+    EXPLICIT: "uncompressed",
+    BIG_ENDIAN: "uncompressed (big-endian)",
+    DEFLATED: "deflated",
+}
+_JPEG = "1.2.840.10008.1.2.4."
+_NAMES = {
+    "1.2.840.10008.1.2.5": "RLE",
+    _JPEG + "50": "JPEG baseline",
+    _JPEG + "51": "JPEG extended",
+    _JPEG + "57": "JPEG lossless",
+    _JPEG + "70": "JPEG lossless",
+    _JPEG + "80": "JPEG-LS",
+    _JPEG + "81": "JPEG-LS near-lossless",
+    _JPEG + "90": "JPEG 2000 lossless",
+    _JPEG + "91": "JPEG 2000",
+    _JPEG + "201": "HTJ2K lossless",
+    _JPEG + "202": "HTJ2K lossless",
+    _JPEG + "203": "HTJ2K",
+}
+# Encoding -> modules that can decode it, best first; ours by name, the rest through pydicom.
+_MODULES = {
+    "RLE": ("rle", "pydicom"),
+    "JPEG baseline": ("PIL", "gdcm"),
+    "JPEG extended": ("gdcm",),
+    "JPEG lossless": ("gdcm",),
+    "JPEG-LS": ("jpeg_ls", "gdcm"),
+    "JPEG-LS near-lossless": ("jpeg_ls", "gdcm"),
+    "JPEG 2000 lossless": ("openjpeg", "gdcm"),
+    "JPEG 2000": ("openjpeg", "gdcm"),
+    "HTJ2K lossless": ("openjpeg",),
+    "HTJ2K": ("openjpeg",),
+}
+_PLUGINS = {"pydicom": "pydicom", "PIL": "pillow", "gdcm": "gdcm", "jpeg_ls": "pyjpegls"}
+
+
+def name_of(syntax: str) -> str:
+    """Return the name of an encoding for people."""
+    return _NATIVE.get(syntax) or _NAMES.get(syntax) or ("not stated" if not syntax else "unknown")
+
+
+@cache
+def decoder_of(syntax: str) -> str:
+    """Return the module that decodes an encoding; empty where none is installed or known."""
+    if syntax in _NATIVE or not syntax:
+        return "pydicom"
+    known = _MODULES.get(_NAMES.get(syntax, ""), ())
+    return next((name for name in known if importlib.util.find_spec(name) is not None), "")
+
+
+def why_not(syntax: str) -> str:
+    """Return why an encoding cannot be decoded and what to do; empty where it can."""
+    if decoder_of(syntax):
+        return ""
+    if syntax in _NAMES:
+        return (
+            f"{_NAMES[syntax]} needs a decoder that is not installed: pip install "
+            "'napari-maskloop[dicom]', or write the series uncompressed"
+        )
+    return "an encoding that no decoder here knows; write the series uncompressed"
+
+
+def decoded(one: Slice) -> npt.NDArray[Any]:
+    """Return the stored values of one plane, as its file's whole picture or frame.
+
+    Raises
+    ------
+    MissingExtraError
+        If the decoder is not installed.
+    FormatError
+        If the pixels are damaged.
+    """
+    if reason := why_not(one.syntax):
+        msg = f"expected pixels that can be decoded in {one.path.name}, got {reason}"
+        raise MissingExtraError(msg)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decoded(one, decoder_of(one.syntax))
+        except MemoryError:
+            raise
+        except (ImportError, NotImplementedError) as error:
+            msg = (
+                f"expected pixels that can be decoded in {one.path.name}, got "
+                f"{name_of(one.syntax)} of a kind its decoder does not know; write the series "
+                "uncompressed"
+            )
+            raise MissingExtraError(msg) from error
+        except (
+            *(RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError),
+            *(EOFError, ArithmeticError),
+        ) as error:
+            msg = (
+                f"expected whole pixels in {one.path.name}, got {type(error).__name__} from the "
+                f"decoder of {name_of(one.syntax)}; copy the file again"
+            )
+            raise FormatError(msg) from error
+
+
+def _decoded(one: Slice, module: str) -> npt.NDArray[Any]:
+    import pydicom
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.decoders.base import get_decoder
+
+    data = pydicom.dcmread(one.path, force=True)
+    number = 0 if one.is_tile or one.frame < 0 else one.frame
+    rows, columns = int(data.Rows), int(data.Columns)
+    if module in ("openjpeg", "rle"):
+        count = int(data.get("NumberOfFrames") or 1)
+        frame = get_frame(data.PixelData, number, number_of_frames=count)
+        if module == "openjpeg":
+            return _openjpeg(frame)
+        return _rle(frame, rows, columns, int(data.BitsAllocated))
+    if not data.file_meta.get("TransferSyntaxUID"):
+        is_implicit = data.original_encoding[0]
+        data.file_meta.TransferSyntaxUID = pydicom.uid.UID(IMPLICIT if is_implicit else EXPLICIT)
+    syntax = data.file_meta.TransferSyntaxUID
+    plugin = "" if syntax in _NATIVE else _PLUGINS[module]
+    found, _ = get_decoder(syntax).as_array(data, index=number, raw=True, decoding_plugin=plugin)
+    return np.asarray(found)
+
+
+def _openjpeg(frame: bytes) -> npt.NDArray[Any]:
+    from openjpeg.utils import decode
+
+    return np.asarray(decode(frame))
+
+
+def _rle(frame: bytes, rows: int, columns: int, bits: int) -> npt.NDArray[Any]:
+    from rle.utils import decode_pixel_data
+
+    # Stored as planes of bytes; the decoder puts them together again.
+    held = decode_pixel_data(frame, version=2, rows=rows, columns=columns, bits_allocated=bits)
+    return np.frombuffer(held, dtype=f"<u{bits // 8}").reshape(rows, columns)
