@@ -145,7 +145,8 @@ def id_runs(data: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDAr
         flat = data.reshape(-1)
         parts = (flat[at : at + _PART] for at in range(0, flat.size, _PART))
     else:
-        parts = (slab.reshape(-1) for slab in (data if data.ndim > 2 else (data,)))
+        slabs = data if data.ndim > 2 else (data,)
+        parts = (np.ascontiguousarray(slab).reshape(-1) for slab in slabs)
     together = 8 // data.itemsize
     for part in parts:
         rest = part.size % together

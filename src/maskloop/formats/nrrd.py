@@ -320,7 +320,7 @@ def _layer(found: _Volume, layer: int, path: Path) -> npt.NDArray[Any]:
         )
         raise FormatError(msg)
     data = found.data[..., layer] if at.has_channels else found.data
-    return _ids(data[layer] if at.has_time else data, path)
+    return _ids(np.ascontiguousarray(data[layer] if at.has_time else data), path)
 
 
 def _layer_mask(
