@@ -175,7 +175,7 @@ class PlanImage(Protocol):
 
 
 class Companion(Protocol):
-    """Return the second file that goes with `path`, or None."""
+    """Return a second file for `path` that the file now there does not name, or None."""
 
     def __call__(self, path: Path, suffix: str) -> Path | None:
         """Return its name."""

@@ -187,10 +187,26 @@ def write_image(image: Image, to: Target) -> None:
 
 
 def companion(path: Path, suffix: str) -> Path | None:
-    """Return the data file of an .mhd header, under a name that every system can hold."""
+    """Return the data file for an .mhd header, under a name that every system can hold.
+
+    It is never the one that the header now on disk names: an old header keeps its old data until
+    the new header is in place.
+    """
     if suffix != ".mhd":
         return None
-    return path.with_name(re.sub(r'[\\:*?"<>|]', "_", path.stem) + ".zraw")
+    stem = re.sub(r'[\\:*?"<>|]', "_", path.stem)
+    first, second = (path.with_name(stem + end) for end in (".zraw", ".b.zraw"))
+    return second if _names(path, first) else first
+
+
+def _names(header: Path, data: Path) -> bool:
+    """Whether the header at `header` holds its voxels in `data`."""
+    try:
+        text, _ = stored.read_head(header, _LAST_TAG)
+    except (OSError, FormatError):
+        return False
+    line = text.rstrip(b"\n").rpartition(b"\n")[2]
+    return line.partition(b"=")[2].strip() == data.name.encode()
 
 
 def reread(to: Target) -> Evidence:

@@ -1,4 +1,9 @@
-"""Several files replaced together, only when all are right; else none is touched."""
+"""Several files replaced together, only when all are right; else none is touched.
+
+Each file is replaced whole, in the order in which it was asked for: a process killed in between
+leaves the first ones new and the others old, none of them half. What it left aside has a name that
+starts with ``.maskloop-`` and is removed by a later export into that folder, after a day.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,14 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from maskloop.core.errors import MissingFileError, StorageError
 
+_PREFIX = ".maskloop-"
+_STALE_S = 24 * 3600  # nobody writes one file for a day
 _MODE_LOCK = threading.Lock()
 
 
@@ -31,6 +39,7 @@ class Swap:
                 f"got nothing there; create it first"
             )
             raise StorageError(msg)
+        _remove_stale(folder)
         return self
 
     def file(self, target: Path) -> Path:
@@ -44,7 +53,7 @@ class Swap:
         # A link stays a link: what it points to is replaced.
         real = Path(os.path.realpath(target))
         ending = self._suffix if target == self._path else "".join(target.suffixes[-1:])
-        handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=ending, dir=real.parent)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=ending, dir=real.parent)
         os.close(handle)
         self._pairs.append((Path(name), real))
         return Path(name)
@@ -66,7 +75,8 @@ class Swap:
             raise
         for _, _, kept in begun:
             if kept is not None:
-                kept.unlink(missing_ok=True)
+                with suppress(OSError):  # all is in place: a name left over does no harm
+                    kept.unlink(missing_ok=True)
         _sync_folder(self._path.parent)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -81,11 +91,20 @@ class Swap:
             raise StorageError(msg) from error
 
 
+def _remove_stale(folder: Path) -> None:
+    """Remove what a process killed a day ago or earlier left in `folder`."""
+    with suppress(OSError):
+        for left in folder.glob(_PREFIX + "*"):
+            with suppress(OSError):
+                if left.is_file() and time.time() - left.stat().st_ctime > _STALE_S:
+                    left.unlink()
+
+
 def _keep(target: Path) -> Path | None:
     """Return a second name (or a copy) of an existing file, so that it can be put back."""
     if not target.exists():
         return None
-    handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=".old", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=".old", dir=target.parent)
     os.close(handle)
     kept = Path(name)
     kept.unlink()

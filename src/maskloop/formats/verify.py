@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,12 @@ def write_verified(
         swap.file(receipt_of(path)).write_bytes(_receipt_bytes(receipt))
         job.report("replace", 2, 3)
         swap.commit()
+    if second is not None and format.companion is not None:
+        # The file names `second` now; the other name held what was there before.
+        spare = format.companion(path, suffix)
+        if spare is not None and spare != second:
+            with suppress(OSError):
+                spare.unlink(missing_ok=True)
     job.report("done", 3, 3)
     return receipt
 
