@@ -16,10 +16,7 @@ References
 from __future__ import annotations
 
 import re
-import sqlite3
-import struct
 import warnings
-import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,10 +50,10 @@ LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _ID = re.compile(r"\[label id (\d{1,9})\]\s*$")
 # A blank frame of 512 x 512 takes about 50 bytes in the densest lossless syntax.
 _DENSEST = 20_000
-_DAMAGE = (
-    *(ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError),
-    *(OverflowError, NotImplementedError, StopIteration, struct.error, zlib.error, sqlite3.Error),
-)
+_FARTHEST = 1e7
+_KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
+# Not GDCM: it ends the whole process when a compressed frame is damaged.
+_DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow")
 _Dataset = Any  # Any: pydicom's dataset, whose attributes are known at run time only
 
 
@@ -159,10 +156,12 @@ def _damaged(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except MaskloopError:
+    except (MaskloopError, MemoryError):
         raise
-    except _DAMAGE as error:
-        # The library's own words may quote values of the file.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # Any error can come out of a damaged file, and its own words may quote values of it.
         msg = (
             f"expected a whole DICOM segmentation in {path.name}, got {type(error).__name__} while "
             "reading it; copy the file again"
@@ -203,9 +202,7 @@ def _require_frames(data: _Dataset, path: Path) -> None:
     rows, columns, bits = int(data.Rows), int(data.Columns), int(data.BitsAllocated)
     frames = int(data.get("NumberOfFrames", 1) or 1)
     held = len(data.PixelData)
-    is_native = not data.file_meta.TransferSyntaxUID.is_compressed or str(
-        data.file_meta.TransferSyntaxUID
-    ).endswith("1.2.1.99")
+    is_native = not data.file_meta.TransferSyntaxUID.is_encapsulated
     fits = frames * rows * columns * bits <= 8 * held
     if min(rows, columns, frames, bits) < 1 or not (
         fits if is_native else frames * rows * columns <= _DENSEST * held
@@ -233,6 +230,12 @@ def _require_frames(data: _Dataset, path: Path) -> None:
 
 def _parsed(seg: _Dataset, path: Path) -> _File:
     kind = str(seg.SegmentationType)
+    if kind not in _KINDS:
+        msg = (
+            f"expected a segmentation of type {', '.join(_KINDS)} in {path.name}, got another; the "
+            "header is damaged: copy the file again"
+        )
+        raise FormatError(msg)
     shared = (seg.get("SharedFunctionalGroupsSequence") or [{}])[0]
     frames = list(seg.PerFrameFunctionalGroupsSequence)
 
@@ -255,10 +258,13 @@ def _parsed(seg: _Dataset, path: Path) -> _File:
     spacing = np.array([m.PixelSpacing for m in measures], np.float64).reshape(-1, 2)
     axes = np.array(turns, np.float64).reshape(-1, 2, 3) * LPS_TO_RAS
     origins = np.array(places, np.float64).reshape(-1, 3) * LPS_TO_RAS
-    if not (np.isfinite(axes).all() and np.isfinite(origins).all() and (spacing > 0).all()):
+    numbers_are_sane = all(
+        (np.isfinite(n) & (np.abs(n) < _FARTHEST)).all() for n in (axes, origins, spacing)
+    )
+    if not numbers_are_sane or not (spacing > 0).all():
         msg = (
-            f"expected finite positions and spacings above 0 in {path.name}, got others; the "
-            "header is damaged: copy the file again"
+            f"expected positions within {_FARTHEST:g} mm and spacings above 0 in {path.name}, got "
+            "others; the header is damaged: copy the file again"
         )
         raise FormatError(msg)
     lengths = np.linalg.norm(axes, axis=2)
@@ -322,7 +328,7 @@ def _laid(file: _File, image: Image | None, entry: str | int | None, job: Job) -
         number = chosen(entry, rows, "segment")
         rows = {number: rows[number]}
     grid = _own_grid(file) if image is None else image.geometry
-    places = _own_places(file, grid) if image is None else _places_on(file, image)
+    places = _own_places(file, grid) if image is None else _places_on(file, image, job)
     layers = Layers(grid.shape, max((r.id for r in rows.values()), default=0))
     with _damaged(file.path):
         if file.kind == "LABELMAP":
@@ -350,7 +356,7 @@ def _lay_segments(
     for number, row in job.track(list(rows.items()), "segments"):
         pieces = []
         for at in frames.get(number, ()):
-            stored = file.seg.get_stored_frame(at + 1)
+            stored = _frame(file, at)
             region = stored != 0
             if is_fractional:
                 region &= stored.astype(np.int64) * 2 >= highest
@@ -370,11 +376,33 @@ def _lay_map(
         table[number] = row.id
     layer = layers.blank()
     for at in job.track(range(len(file.numbers)), "frames"):
-        stored = file.seg.get_stored_frame(at + 1)
+        stored = _frame(file, at)
         _require_described(file, np.unique(stored).tolist())
         index, ids = places[at].turned(table[stored])
         np.copyto(layer.ids[index], ids, where=ids != 0, casting="unsafe")
     layer.rows.extend(rows.values())
+
+
+def _frame(file: _File, at: int) -> npt.NDArray[Any]:
+    """Return the stored values of a frame."""
+    syntax = file.seg.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return np.asarray(file.seg.get_stored_frame(at + 1))
+    from pydicom.pixels.decoders import get_decoder
+
+    decoder = get_decoder(syntax)
+    usable = [name for name in _DECODERS if name in decoder.available_plugins]
+    if not usable:
+        msg = (
+            f"expected pixels that can be decoded in {file.path.name}, got {syntax.name!r} without "
+            "its decoder; pip install 'napari-maskloop[dicom]', or write the file uncompressed"
+        )
+        raise MissingExtraError(msg)
+    values, _ = decoder.as_array(file.seg, index=at, decoding_plugin=usable[0])
+    if values.shape != file.shape:
+        msg = f"frames of shape {values.shape}"
+        raise ValueError(msg)
+    return values
 
 
 def _require_described(file: _File, numbers: Iterable[int]) -> None:
@@ -493,7 +521,7 @@ def _counts(planes: npt.NDArray[np.float64], file: _File, frames: int) -> npt.ND
     raise GeometryError(msg)
 
 
-def _places_on(file: _File, image: Image) -> list[_Place]:
+def _places_on(file: _File, image: Image, job: Job) -> list[_Place]:
     """Return where each frame goes on the image's grid: on its voxels within 1 % of one."""
     grid = image.geometry
     if grid.ndim != 3 or grid.unit != "mm":
@@ -523,6 +551,13 @@ def _places_on(file: _File, image: Image) -> list[_Place]:
             )
             raise GeometryError(msg)
         places.append(_place(np.rint(first).astype(int), steps.astype(int), file, image, number))
+    levels = np.unique(np.rint(firsts).astype(int), axis=0)
+    apart = np.abs(np.diff(levels, axis=0)).sum(axis=1)
+    if apart.size and apart.min() > 1:
+        job.say(
+            f"the slices of {file.path.name} lie at least {apart.min()} slices of {image.name!r} "
+            "apart; those between were left empty"
+        )
     return places
 
 

@@ -11,9 +11,7 @@ References
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -121,13 +119,12 @@ def _parsed(path: Path) -> _File:
             number = str(data.get("SeriesNumber") or "").strip()
             title = f"RTSTRUCT series {number}" if number.isdigit() else "RTSTRUCT"
             return _File(path, title, _rois(data))
-        except FormatError:
+        except (FormatError, MemoryError):
             raise
-        except (
-            *(ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
-            *(RuntimeError, OverflowError, NotImplementedError, struct.error, zlib.error),
-        ) as error:
-            # The library's own words may quote values of the file.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            # Any error can come out of a damaged file, and its own words may quote values of it.
             msg = (
                 f"expected a whole DICOM structure set in {path.name}, got {type(error).__name__} "
                 "while reading it; copy the file again"
