@@ -156,7 +156,7 @@ def _damaged(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (MaskloopError, MemoryError):
+    except (MaskloopError, MemoryError, ImportError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -388,7 +388,7 @@ def _frame(file: _File, at: int) -> npt.NDArray[Any]:
     syntax = file.seg.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return np.asarray(file.seg.get_stored_frame(at + 1))
-    from pydicom.pixels.decoders import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     decoder = get_decoder(syntax)
     usable = [name for name in _DECODERS if name in decoder.available_plugins]
@@ -402,7 +402,7 @@ def _frame(file: _File, at: int) -> npt.NDArray[Any]:
     if values.shape != file.shape:
         msg = f"frames of shape {values.shape}"
         raise ValueError(msg)
-    return values
+    return np.asarray(values)
 
 
 def _require_described(file: _File, numbers: Iterable[int]) -> None:
