@@ -259,10 +259,11 @@ def commands() -> None:
 def info(path: str, as_json: bool) -> None:
     """Say what a file or a DICOM folder is: grid, spacing, orientation, range, labels."""
     from maskloop.desk.check import info as look
+    from maskloop.desk.check import info_text
 
     with _working() as job:
         found = look(path, job=job)
-    _answer(found, _lines(found), as_json=as_json)
+    _answer(found, info_text(found) or _lines(found), as_json=as_json)
 
 
 @commands.command(epilog=_example("maskloop models", "maskloop models --json"))

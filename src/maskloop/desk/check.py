@@ -150,6 +150,15 @@ def _looks_like_labels(image: Image) -> bool:
     )
 
 
+def info_text(found: dict[str, Any]) -> str | None:  # Any: plain JSON values
+    """Return an intake report in lines for people, or None where plain keys say it as well."""
+    if "series" not in found:
+        return None
+    from maskloop.formats.dicom_report import intake_text
+
+    return intake_text(found)
+
+
 def _masks(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values
     """Return the grid of a file of masks and the labels of all of them."""
     from maskloop.loop.load import load_masks
