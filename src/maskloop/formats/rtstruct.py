@@ -339,7 +339,7 @@ def _touch(start: _Points, end: _Points, on_edge: npt.NDArray[np.bool_]) -> None
         if 0 <= row < height:
             first = max(int(np.ceil(min(one, other) - _ON_EDGE)), 0)
             last = min(int(np.floor(max(one, other) + _ON_EDGE)), width - 1)
-            on_edge[int(row), first : last + 1] = True
+            on_edge[int(row), first : max(last + 1, first)] = True
 
 
 def _crossings(
