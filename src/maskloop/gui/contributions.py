@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskloop.core.errors import InputError
+from maskloop.core.errors import InputError, MaskloopError
 from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
 from maskloop.gui import layers
 
 if TYPE_CHECKING:
+    from maskloop import Choices
     from maskloop.gui.layers import LayerData
 
-SUFFIXES = (".nii", ".nii.gz", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (
+    *(".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh"),
+    *(".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"),
+)
 _MASK_WORDS = re.compile(
     r"(^|[^a-z])(mask|masks|seg|segmentation|label|labels|gt)([^a-z]|$)", re.IGNORECASE
 )
+_NO_LAYER: Any = (None,)  # Any: napari's sign that a reader has nothing to add
 _LOOKED_AT = 20  # files of a folder that are asked whether they are DICOM
 
 Reader = Callable[[str], "list[LayerData]"]
@@ -56,24 +61,97 @@ def _is_dicom(path: Path) -> bool:
 
 
 def read(path: str | list[str]) -> list[LayerData]:
-    """Open one file or DICOM folder as layers: masks as labels, all else as images."""
+    """Open one file or DICOM folder as layers: masks as labels, all else as images.
+
+    Where a folder leaves something to decide, the panel asks, and napari gets no layer yet.
+    """
     where = Path(path[0] if isinstance(path, list) else path)
-    item = load_any(where)
-    if isinstance(item, Mask):
-        return [layers.mask_layer(item, name=stem_of(where))]
-    return layers.image_layers(item)
+    if where.is_dir() and _is_asked(where):
+        return [_NO_LAYER]
+    job = Job()
+    found = load_items(where, image=_open_image, job=job)
+    _tell(job)
+    return layers_of(found, where)
 
 
-def load_any(path: Path, *, job: Job | None = None) -> Image | Mask:
-    """Load a file as a mask if it is one, by its name or by what lies beside it, else an image."""
-    from maskloop.loop.load import load, load_mask
+def layers_of(found: Image | list[Mask], path: Path) -> list[LayerData]:
+    """Return layer data for what `load_items` found at `path`."""
+    if isinstance(found, Image):
+        return layers.image_layers(found)
+    names = [mask.title or stem_of(path) for mask in found]
+    return [
+        layers.mask_layer(mask, name=name if names.index(name) == i else f"{name} ({i + 1})")
+        for i, (mask, name) in enumerate(zip(found, names, strict=True))
+    ]
 
+
+def load_items(
+    path: Path,
+    *,
+    image: Callable[[], Image | None] | None = None,
+    choices: Choices | None = None,
+    job: Job | None = None,
+) -> Image | list[Mask]:
+    """Load a file as masks if it holds some, by its content, name or receipt, else as an image.
+
+    Parameters
+    ----------
+    path : Path
+    image : callable, optional
+        Gives the image that regions in the file may lie on; asked only where there are some.
+    choices : maskloop.Choices, optional
+        What to do about a series that does not load as it stands.
+    job : Job, optional
+    """
+    from maskloop.loop.load import format_of, load, load_masks
+
+    if not path.is_dir() and format_of(path).read_image is None:
+        on = image() if image is not None else None
+        if on is not None:
+            try:
+                return load_masks(path, image=on, job=job)
+            except MaskloopError:  # they belong to another image: they still have a place
+                pass
+        return load_masks(path, job=job)
     if looks_like_mask(path):
         try:
-            return load_mask(path, job=job)
+            return load_masks(path, job=job)
         except InputError:
             return load(path, job=job)
-    return load(path, job=job)
+    return load(path, choices=choices, job=job)
+
+
+def intake_of(path: Path, *, job: Job | None = None) -> dict[str, Any]:  # Any: plain JSON values
+    """Return the intake report of a folder where it leaves something to decide, else ``{}``."""
+    from maskloop.desk.check import info
+
+    report = info(path, job=job)
+    return report if must_ask(report) else {}
+
+
+def must_ask(report: Mapping[str, Any]) -> bool:  # Any: plain JSON values
+    """Whether an intake report leaves something to decide: several series, or one with problems."""
+    rows = report.get("series") or ()
+    return len(rows) > 1 or any(not row.get("loads") or row.get("problems") for row in rows)
+
+
+def _is_asked(folder: Path) -> bool:
+    import napari
+
+    viewer = napari.current_viewer()
+    report = intake_of(folder) if viewer is not None else {}
+    if viewer is None or not report:
+        return False
+    _, panel = viewer.window.add_plugin_dock_widget("napari-maskloop", "maskloop")
+    panel.load.ask(folder, report)
+    return True
+
+
+def _tell(job: Job) -> None:
+    from napari.utils.notifications import show_info
+
+    for note in dict.fromkeys(job.notes):
+        show_info(note)
 
 
 def looks_like_mask(path: Path) -> bool:
@@ -81,7 +159,8 @@ def looks_like_mask(path: Path) -> bool:
     if path.is_dir():
         return False
     receipt = path.with_name(path.name + ".receipt.json")
-    return receipt.is_file() or bool(_MASK_WORDS.search(stem_of(path)))
+    is_named = path.name.lower().endswith(".seg.nrrd") or _MASK_WORDS.search(stem_of(path))
+    return receipt.is_file() or bool(is_named)
 
 
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # Any: napari's types
@@ -97,10 +176,12 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # An
 
     place = (*layers.PLACING, "name", "features", "metadata")
     layer = Labels(data, **{key: meta[key] for key in place if key in meta})
-    mask, note = layers.mask_of(layer, layers.parent_of(layer, _open_layers()))
+    parent = layers.parent_of(layer, _open_layers())
+    mask, note = layers.mask_of(layer, parent)
     if note:
         show_warning(note)
-    receipt = export(mask, Path(path))
+    has_file = parent is not None and layers.placement_of(parent).source is not None
+    receipt = export(mask, Path(path), image=layers.image_of(parent) if has_file else None)
     show_info(f"{receipt.path.name}: {receipt.verdict}, read back with {receipt.reader}")
     return [str(receipt.path)]
 
@@ -110,6 +191,15 @@ def _open_layers() -> list[Any]:  # Any: napari layers are untyped
 
     viewer = napari.current_viewer()
     return list(viewer.layers) if viewer is not None else []
+
+
+def _open_image() -> Image | None:
+    """Return the topmost image that knows its place, or None."""
+    known = [x for x in reversed(_open_layers()) if type(layers.bare(x)).__name__ == "Image"]
+    for layer in known:
+        if not layers.placement_of(layer).is_guessed and not layers.frames_of(layer):
+            return layers.image_of(layer)
+    return None
 
 
 def sample_ct() -> list[LayerData]:

@@ -17,7 +17,7 @@ from maskloop.gui.tips import TIPS
 
 PLUGIN = "napari-maskloop"
 _TWO_LINES = "\n"  # at any time: the panel must not jump while the mouse moves
-_COLOURS = {"error": "#ff8a80", "warning": "#ffcf66", "good": "#7ee2a8", "": "palette(text)"}
+_COLOURS = {"error": "#ff8a80", "warning": "#ffcf66", "good": "#7ee2a8"}
 
 
 class Host(QWidget):
@@ -78,7 +78,8 @@ class Host(QWidget):
     def say(self, text: str, kind: str = "") -> None:
         """Show a sentence; `kind` is ``"error"``, ``"warning"``, ``"good"`` or empty."""
         self.message.setText(text)
-        self.message.setStyleSheet(f"color: {_COLOURS[kind]}; background: transparent;")
+        colour = f"color: {_COLOURS[kind]};" if kind else ""
+        self.message.setStyleSheet(f"{colour} background: transparent;")
 
     def start(
         self,

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QWidget
 
 from maskloop.gui import layers
 from maskloop.gui.bearing import Convention, Edges, Facing, edges, facing_of, guide_of
+from maskloop.gui.choices import is_alive
 from maskloop.gui.planes import Plane, picture_of, planes_of
 from maskloop.gui.tips import TIPS
 
@@ -271,7 +272,7 @@ class ThreeViews(QWidget):
         self._heard_of.clear()
         if self._follow in self._viewer.mouse_move_callbacks:
             self._viewer.mouse_move_callbacks.remove(self._follow)
-        for line in self._cross:
+        for line in filter(is_alive, self._cross):
             line.hide()
             line.deleteLater()
         self._cross.clear()
@@ -349,7 +350,7 @@ class ThreeViews(QWidget):
 
     def hideEvent(self, event: Any) -> None:  # Any: Qt's event
         """Hide the crosshair with the views."""
-        for line in self._cross:
+        for line in filter(is_alive, self._cross):
             line.hide()
 
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 TIPS = {
     "open_image": "Open a picture, a volume, or a folder of DICOM slices as an image layer.",
-    "open_folder": "Open a folder that holds one DICOM series.",
-    "open_mask": "Open a mask (NIfTI, PNG, TIFF, COCO) as a labels layer on its image.",
+    "open_folder": "Open a folder of DICOM; where there is a choice of series, it is asked for.",
+    "open_mask": "Open a mask as labels layers on the chosen image; one layer for each set of "
+    "regions that do not overlap.",
+    "series": "The series found in the folder and below; select the one to open.",
+    "resample": "Put tilted or unevenly spaced slices on a regular upright grid, each from its "
+    "true position.",
+    "fill_gap": "Put interpolated slices where slices are missing.",
+    "open_series": "Open the selected series.",
+    "no_series": "Open nothing.",
     "sample": "Open a drawn example; nothing is downloaded.",
     "sample_choice": "Which example to open.",
     "three_views": "Show axial, coronal and sagittal planes with a crosshair; hold Shift over the "

@@ -26,6 +26,9 @@ from maskloop.gui.host import Host
 from maskloop.gui.section import Section, beside, tipped, words
 from maskloop.gui.tips import TIPS
 
+# Second names of what is offered, and pictures that blur ids.
+_NOT_OFFERED = (".tiff", ".jpg", ".jpeg", ".nhdr")
+
 
 class ExportSection(Section):
     """Write the chosen labels layer, verified."""
@@ -116,7 +119,7 @@ class ExportSection(Section):
             if row["state"] != "present" or "masks" not in row["writes"]:
                 continue
             for suffix in row["suffixes"]:
-                if suffix in (".nii.gz", ".nii", ".json", ".png", ".tif"):
+                if suffix not in _NOT_OFFERED:
                     self.format.addItem(f"{suffix}  {row['title']}")
                     self._suffixes.append(suffix)
 
@@ -140,7 +143,9 @@ class ExportSection(Section):
             source = layers.placement_of(behind if behind is not None else layer).source
             folder = source.parent if source is not None and source.exists() else Path.home()
             name = layer.name.replace("/", "-").replace(" ", "_")
-            if source is not None and source.exists() and not name.startswith(stem_of(source)):
+            # A DICOM folder is often named after the patient: its name goes nowhere.
+            is_file = source is not None and source.is_file()
+            if source is not None and is_file and not name.startswith(stem_of(source)):
                 name = f"{stem_of(source)}_{name}"
             self._proposed = str(folder / f"{name}{self._suffixes[self.format.currentIndex()]}")
             self.path.setText(self._proposed)
@@ -149,9 +154,14 @@ class ExportSection(Section):
         self._check()
 
     def _ask(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Export labels", self.path.text())
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Export labels", self.path.text(), self._filter()
+        )
         if name:
             self.path.setText(name)
+
+    def _filter(self) -> str:
+        return ";;".join(f"{self.format.itemText(i)} (*{s})" for i, s in enumerate(self._suffixes))
 
     def _frame(self, layer: Any) -> layers.Frame:  # Any: a napari layer
         names = layers.frames_of(layer)

@@ -4,32 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QMainWindow, QPushButton
 
-from maskloop.core.image import Image, stem_of
+from maskloop.core.image import Image
 from maskloop.core.job import Job
-from maskloop.core.mask import Mask
 from maskloop.gui import contributions, layers
 from maskloop.gui.bearing import CONVENTIONS, Convention
 from maskloop.gui.choices import is_alive, slim
 from maskloop.gui.host import Host, setting
+from maskloop.gui.intake import Decision, Intake
 from maskloop.gui.ortho import ThreeViews
 from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
 from maskloop.gui.windows import WINDOWS, Window
 
-_IMAGES = "Images (*.nii *.nii.gz *.dcm *.png *.jpg *.jpeg *.tif *.tiff);;All files (*)"
-_MASKS = "Masks (*.nii *.nii.gz *.png *.tif *.tiff *.json);;All files (*)"
 _VIEWS_HIGH = 280
 SAMPLES: dict[str, Callable[[], list[layers.LayerData]]] = {
     "Phantom CT": contributions.sample_ct,
     "Phantom CT with liver and tumours": contributions.sample_ct_with_mask,
     "Nuclei picture": contributions.sample_nuclei,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Layers to add, and what the reader had to say."""
+
+    layers: list[layers.LayerData]
+    notes: tuple[str, ...] = ()
+
+
+def filters(what: str) -> str:
+    """Return the filter of a file dialog for the formats that read ``"images"`` or ``"masks"``."""
+    from maskloop.desk.catalogue import list_formats
+
+    rows = [row for row in list_formats() if what in row["reads"]]
+    ends = " ".join(dict.fromkeys(f"*{end}" for row in rows for end in row["suffixes"]))
+    return f"{what.capitalize()} ({ends});;All files (*)"
 
 
 class LoadSection(Section):
@@ -71,37 +88,65 @@ class LoadSection(Section):
         self.convention.setCurrentIndex(CONVENTIONS.index(wanted) if wanted in CONVENTIONS else 0)
         self.convention.currentIndexChanged.connect(self._face)
         self.views: ThreeViews | None = None
+        self.intake: Intake | None = None
         self.add(self.convention, self.three_views)
         host.image.changed.connect(self._check)
         host.busy.connect(self._set_busy)
         self._check()
 
     def open_path(self, path: Path) -> None:
-        """Load a file or DICOM folder beside the window and show it."""
-        self._host.start(
-            lambda job: contributions.load_any(path, job=job),
-            f"Opening {path.name}",
-            lambda item: self._show(item, path),
-        )
+        """Load a file or DICOM folder beside the window and show it; ask where that is needed."""
+        known = self._image_below()
+
+        def work(job: Job) -> Found | dict[str, Any]:  # Any: an intake report
+            if path.is_dir() and (report := contributions.intake_of(path, job=job)):
+                return report
+            found = contributions.load_items(path, image=known, job=job)
+            return Found(contributions.layers_of(found, path), tuple(job.notes))
+
+        self._host.start(work, f"Opening {path.name}", lambda found: self._opened(found, path))
+
+    def ask(self, path: Path, report: dict[str, Any]) -> Intake:  # Any: plain JSON values
+        """Let the person choose a series of a folder, and what to do about its problems."""
+        self.intake = Intake(report, self)
+        self.intake.decided.connect(lambda decision: self.open_series(path, decision))
+        self.intake.open()
+        return self.intake
+
+    def open_series(self, path: Path, decision: Decision) -> None:
+        """Load one series of a DICOM folder as decided."""
+        from maskloop import Choices
+
+        choices = Choices(decision.series, decision.resample, decision.fill_gap)
+
+        def work(job: Job) -> Found:
+            found = contributions.load_items(path, choices=choices, job=job)
+            return Found(contributions.layers_of(found, path), tuple(job.notes))
+
+        self._host.start(work, f"Opening series {decision.series}", self._add)
 
     def open_mask_path(self, path: Path) -> None:
-        """Load a mask beside the window, for the chosen image where there is one."""
+        """Load masks beside the window, for the chosen image where there is one."""
+        known = self._image_below()
+
+        def work(job: Job) -> Found:
+            from maskloop.loop.load import load_masks
+
+            masks = load_masks(path, image=known(), job=job)
+            return Found(contributions.layers_of(masks, path), tuple(job.notes))
+
+        self._host.start(work, f"Opening {path.name}", self._add)
+
+    def _image_below(self) -> Callable[[], Image | None]:
         layer = self._host.image.layer
-        if layer is not None and layers.frames_of(layer):
-            layer = None
-        seen = layers.capture(layer) if layer is not None else None
-
-        def work(job: Job) -> Mask:
-            from maskloop.loop.load import load_mask
-
-            return load_mask(path, image=seen.image() if seen else None, job=job)
-
-        self._host.start(work, f"Opening {path.name}", lambda mask: self._show(mask, path))
+        if layer is None or layers.frames_of(layer):
+            return lambda: None
+        return layers.capture(layer).image
 
     def open_sample(self) -> None:
         """Draw the chosen sample and show it."""
         name = self.sample_choice.currentText()
-        self._host.start(lambda job: SAMPLES[name](), f"Drawing {name}", self._add)
+        self._host.start(lambda job: Found(SAMPLES[name]()), f"Drawing {name}", self._add)
 
     @property
     def chosen_convention(self) -> Convention:
@@ -138,21 +183,24 @@ class LoadSection(Section):
         if self.views is not None and is_alive(self.views):
             self.views.convention = self.chosen_convention
 
-    def _show(self, item: Image | Mask, path: Path) -> None:
-        if isinstance(item, Mask):
-            self._add([layers.mask_layer(item, name=stem_of(path))])
+    def _opened(self, found: Found | dict[str, Any], path: Path) -> None:  # Any: a report
+        if isinstance(found, Found):
+            self._add(found)
         else:
-            self._add(layers.image_layers(item))
+            self._host.say(f"{path.name}: choose what to open.")
+            self.ask(path, found)
 
-    def _add(self, found: list[layers.LayerData]) -> None:
+    def _add(self, found: Found) -> None:
         from napari.layers import Layer
 
-        for data in found:
+        for data in found.layers:
             added = self._host.viewer.add_layer(Layer.create(*data))
-        self._host.say(f"{added.name}: {layers.words_of(added)}.")
+        said = " ".join(dict.fromkeys(found.notes))
+        kind = "warning" if said else ""
+        self._host.say(f"{added.name}: {layers.words_of(added)}. {said}".strip(), kind)
 
     def _ask_image(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Open image", "", _IMAGES)
+        name, _ = QFileDialog.getOpenFileName(self, "Open image", "", filters("images"))
         if name:
             self.open_path(Path(name))
 
@@ -162,7 +210,7 @@ class LoadSection(Section):
             self.open_path(Path(name))
 
     def _ask_mask(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Open mask", "", _MASKS)
+        name, _ = QFileDialog.getOpenFileName(self, "Open mask", "", filters("masks"))
         if name:
             self.open_mask_path(Path(name))
 
