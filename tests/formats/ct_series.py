@@ -57,6 +57,7 @@ def write_series(
         frame_of_reference=FRAME,
         modality="CT",
         number="4",
+        transfer_syntax=ExplicitVRLittleEndian,
     )
     return Image(np.zeros(SHAPE, np.int16), geometry, folder, header, title="CT series 4")
 

@@ -21,7 +21,7 @@ from maskloop.core.mask import Mask
 from maskloop.formats import dicomseg, dicomseg_plain
 from maskloop.formats.base import sidecar_of
 from maskloop.loop.export import export
-from maskloop.loop.load import load_mask, load_masks
+from maskloop.loop.load import load, load_mask, load_masks
 from tests.formats.ct_series import CT, FRAME, ORIENTATIONS, SERIES, SHAPE, STUDY, write_series
 
 TABLE = LabelTable([Label(1, "liver", "#dd8265"), Label(2, "tumour"), Label(300, "odd ä")])
@@ -395,7 +395,30 @@ def test_another_grid_is_refused_in_words(change, words, tmp_path):
         load_mask(out, image=other)
 
 
-def test_a_mask_read_onto_its_series_is_written_with_its_codes(tmp_path, shared_data):
+def test_the_loader_tells_the_writer_what_these_tests_tell_it(tmp_path):
+    image = write_series(tmp_path / "ct", ORIENTATIONS["coronal"])
+    loaded = load(tmp_path / "ct")
+    assert loaded.header == image.header
+    assert loaded.geometry.matches(image.geometry)
+
+
+def test_codes_of_a_mask_read_onto_its_series_are_kept(tmp_path):
+    def other_codes(data) -> None:
+        item = data.SegmentSequence[2].SegmentedPropertyTypeCodeSequence[0]
+        item.CodeValue, item.CodeMeaning = "4147007", "Mass"
+
+    path = made(tmp_path, x=other_codes)
+    image = load(tmp_path / "ct")
+    mask = load_mask(path, image=image)
+    export(mask, tmp_path / "again.seg.dcm", image=tmp_path / "ct")
+    stored = pydicom.dcmread(tmp_path / "again.seg.dcm")
+    kinds = [s.SegmentedPropertyTypeCodeSequence[0].CodeValue for s in stored.SegmentSequence]
+    assert kinds == ["10200004", "108369006", "4147007"]
+    first = stored.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0]
+    assert first.SourceImageSequence[0].ReferencedSOPInstanceUID in image.header.sop_instances
+
+
+def test_a_segmentation_of_another_program_keeps_its_codes(tmp_path, shared_data):
     folder = unzipped(shared_data / "dicom/dcmqi_seg/segmentations.zip", tmp_path)
     source = next(folder.rglob("sparse-labelmap-ppv5.dcm"))
     mask = load_mask(source)
@@ -481,8 +504,6 @@ def test_real_overlapping_segments_come_as_separate_masks(shared_data, tmp_path)
 
 
 def test_a_real_segmentation_lies_on_its_ct(shared_data, tmp_path):
-    from maskloop.loop.load import load
-
     folder = unzipped(shared_data / "dicom/dcmqi_seg/segmentations.zip", tmp_path)
     image = load(folder / "ct-3slice")
     mask = load_mask(folder / "liver.dcm", image=image)

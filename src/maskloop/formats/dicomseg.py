@@ -34,6 +34,7 @@ from maskloop.core.geometry import Affine, Geometry
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Evidence, Format, Target, as_kind, read_sidecar, reading
+from maskloop.formats.dicom_head import DicomHeader
 from maskloop.formats.dicomseg_write import NO_LABEL, SegHeader, codes_of, plan, write_mask
 from maskloop.formats.overlap import Index, Layers, chosen, cropped
 
@@ -606,7 +607,8 @@ def _masks(file: _File, layers: Layers, image: Image | None, kind: Kind | None) 
     number = str(file.seg.get("SeriesNumber") or "").strip()
     segments = {int(s.SegmentNumber): s for s in file.seg.SegmentSequence}
     codes = {row.id: codes_of(segments[n]) for n, row in file.rows.items()}
-    header = SegHeader(file.path, None if image is None else image.header, codes)
+    onto = None if image is None else image.header
+    header = SegHeader(file.path, onto if isinstance(onto, DicomHeader) else None, codes)
     return [
         Mask(
             ids,

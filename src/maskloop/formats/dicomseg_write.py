@@ -89,14 +89,14 @@ class SegHeader:
     ----------
     path : Path
         The file.
-    series : Any
-        Header of the DICOM image it was read onto, if any.
+    series : DicomHeader, optional
+        Header of the DICOM image it was read onto.
     codes : mapping of int to (str, dataset)
         Name and coded meaning of each label id: category, type, modifiers, regions; no free text.
     """
 
     path: Path
-    series: Any = None  # Any: opaque header of the image's own format
+    series: DicomHeader | None = None
     codes: Mapping[int, tuple[str, _Dataset]] = field(default_factory=dict)
 
 
@@ -220,7 +220,7 @@ def _ready(mask: Mask, losses: list[str]) -> _Ready:
     codes: Mapping[int, tuple[str, _Dataset]] = {}
     if isinstance(header, SegHeader):
         codes = header.codes
-        if not isinstance(header.series, DicomHeader):
+        if header.series is None:
             return _from_segmentation(mask, header, losses)
         header = header.series
     if not isinstance(header, DicomHeader):

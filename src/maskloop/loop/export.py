@@ -93,7 +93,10 @@ def export(
         mask = load_mask(mask, image=on, entry=entry, kind=kind, job=job)
     if on is not None:
         mask.require_on(on)
-        header = on.header if on.header is not None else mask.header
+        # A mask read onto this very image may carry what its own file said beside its header.
+        series = getattr(mask.header, "series", None)
+        is_kept = on.header is None or (series is not None and series == on.header)
+        header = mask.header if is_kept else on.header
         mask = replace(mask, geometry=on.geometry, source=on.source, header=header, title=on.title)
     ready = _with_table(mask, kind)
     return write_verified(chosen, ready, out, suffix=suffix, job=job, keep_phi=keep_phi)
