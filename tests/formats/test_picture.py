@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,13 @@ import PIL.Image
 import pytest
 import tifffile
 
-from maskloop.core.errors import FormatError, InputError
+from maskloop.core.errors import FormatError, InputError, MaskloopError
 from maskloop.core.geometry import Geometry
+from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
+from maskloop.desk.convert import convert
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask
 
@@ -83,9 +88,6 @@ def test_an_exif_turn_is_told_and_not_applied(tmp_path):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_bit_gray_pngs_keep_their_ids(tmp_path, bits):
-    import struct
-    import zlib
-
     values = GRAY % (2**bits)
     packed = np.zeros((7, -(-9 * bits // 8)), np.uint8)
     for y, x in np.ndindex(7, 9):
@@ -238,3 +240,234 @@ def test_real_opaque_rgba_pictures_have_three_channels(shared_data, tmp_path):
         image = load(archive.extract(name, tmp_path))
     assert image.geometry.ndim == 2
     assert image.channels in (1, 3)
+
+
+def zlib_png(width: int, height: int, colour: int = 0, depth: int = 8) -> bytes:
+    """Return a PNG that claims a size and holds a few hundred zeros."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(500)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def claiming(path: Path, width: int, height: int, compression: int) -> Path:
+    """Write a TIFF of one strip that claims a size its few bytes cannot fill."""
+    strip = zlib.compress(bytes(300))
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, compression), (262, 3, 1)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 4, height), (279, 4, len(strip))]
+    body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    content = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip
+    path.write_bytes(content + struct.pack("<H", len(tags)) + body + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8, 32773, 7, 50000])
+@pytest.mark.parametrize("side", [20_000, 1_000_000, 2**31])
+def test_a_tiff_that_claims_to_be_huge_is_refused_before_memory_is_asked_for(
+    tmp_path, compression, side
+):
+    path = claiming(tmp_path / "bomb.tif", side, side, compression)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=r"expected .*got .*; "):
+        load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000  # imports, not pixels
+
+
+@pytest.mark.parametrize(("width", "height"), [(12_000, 12_000), (1_000_000, 1_000_000)])
+def test_a_png_that_claims_to_be_huge_is_refused_before_memory_is_asked_for(
+    tmp_path, width, height
+):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(zlib_png(width, height))
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=r"expected .*got .*; "):
+        load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_blank_pictures_shrink_as_much_as_is_possible_and_are_read(tmp_path):
+    blank = np.zeros((3000, 3000), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", blank, compression="zlib", compressionargs={"level": 9})
+    save(tmp_path / "a.png", blank, optimize=True)
+    save(tmp_path / "a.jpg", blank, quality=1)
+    save(tmp_path / "one.png", blank, "1", optimize=True)
+    PIL.Image.fromarray(blank).convert("1").save(tmp_path / "g4.tif", compression="group4")
+    PIL.Image.fromarray(blank).save(tmp_path / "lzw.tif", compression="tiff_lzw")
+    tifffile.imwrite(tmp_path / "bits.tif", blank > 0, photometric="minisblack")
+    for path in sorted(tmp_path.iterdir()):
+        assert load(path).data.shape == (3000, 3000), path.name
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("mm", 1), ("micron", 1e-3), ("um", 1e-3), ("\\u00B5m", 1e-3), ("cm", 10), ("inch", 25.4)],
+)
+def test_each_unit_of_imagej_is_turned_into_mm(tmp_path, unit, factor):
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.zeros((5, 6, 7), np.uint8),
+        imagej=True,
+        resolution=(4, 2),
+        metadata={"spacing": 3, "unit": unit, "axes": "ZYX"},
+    )
+    found = load(tmp_path / "a.tif").geometry
+    assert found.unit == "mm"
+    np.testing.assert_allclose(found.spacing, np.array((3, 0.5, 0.25)) * factor)
+
+
+def test_slices_without_a_distance_are_one_unit_apart_as_in_imagej_and_that_is_told(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.zeros((5, 6, 7), np.uint8),
+        imagej=True,
+        resolution=(4, 2),
+        metadata={"unit": "mm", "axes": "ZYX"},
+    )
+    job = Job()
+    np.testing.assert_allclose(load(tmp_path / "a.tif", job=job).geometry.spacing, (1, 0.5, 0.25))
+    assert any("no distance of slices" in note for note in job.notes)
+
+
+@pytest.mark.parametrize("unit", [None, "µm", "mm", "nm"])
+def test_ome_sizes_and_units_are_read(tmp_path, unit):
+    sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", (3, 0.5, 0.25), strict=True)}
+    units = {f"PhysicalSize{axis}Unit": unit for axis in "ZYX"} if unit else {}
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        np.zeros((2, 5, 6, 7), np.uint8),
+        ome=True,
+        metadata={"axes": "TZYX", **sizes, **units},
+    )
+    image = load(tmp_path / "a.ome.tif")
+    factor = {None: 1e-3, "µm": 1e-3, "mm": 1, "nm": 1e-6}[unit]
+    assert image.has_time
+    np.testing.assert_allclose(image.geometry.spacing, np.array((3, 0.5, 0.25)) * factor)
+
+
+def test_ome_sizes_for_some_axes_only_are_told_and_not_used(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        np.zeros((5, 6, 7), np.uint8),
+        ome=True,
+        metadata={"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5},
+    )
+    job = Job()
+    assert load(tmp_path / "a.ome.tif", job=job).geometry.unit == "px"
+    assert any("some axes only" in note for note in job.notes)
+
+
+def test_an_ome_tiff_never_opens_the_other_files_that_it_names(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    tifffile.imwrite(tmp_path / "other.ome.tif", np.full((6, 7), 9, np.uint8), ome=True)
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        '<Pixels DimensionOrder="XYZCT" Type="uint8" SizeX="7" SizeY="6" SizeZ="2" SizeC="1" '
+        'SizeT="1" ID="Pixels:0"><Channel ID="Channel:0:0"/><TiffData IFD="0" PlaneCount="1"/>'
+        '<TiffData IFD="0" FirstZ="1" PlaneCount="1"><UUID FileName="../other.ome.tif">urn:uuid:1'
+        "</UUID></TiffData></Pixels></Image></OME>"
+    )
+    tifffile.imwrite(
+        folder / "a.ome.tif", np.zeros((6, 7), np.uint8), description=xml, metadata=None
+    )
+    with pytest.raises(FormatError, match="another file"):
+        load(folder / "a.ome.tif")
+
+
+def test_resolutions_of_a_plain_picture_stay_out_of_its_grid(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, resolution=(300, 300), resolutionunit="INCH")
+    assert load(tmp_path / "a.tif").geometry.unit == "px"
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_tiffs_cut_short_anywhere_never_read_as_something_else(tmp_path, compression):
+    values = RNG.integers(0, 256, (4, 30, 40)).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    if compression == "lzw":
+        pages = [PIL.Image.fromarray(page) for page in values]
+        pages[0].save(path, save_all=True, append_images=pages[1:], compression="tiff_lzw")
+    else:
+        tifffile.imwrite(path, values, compression=compression, photometric="minisblack")
+    whole = path.read_bytes()
+    for size in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:size])
+        try:
+            found = load(path).data
+        except MaskloopError:
+            continue
+        # Whole pages only, where the chain to the later ones is cut.
+        np.testing.assert_array_equal(found, values if found.ndim == 3 else values[0])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", "u2", "i2", "u4", "i4", "f4", "f2"])
+@pytest.mark.parametrize(("shape", "has_time"), [((7, 9), False), ((3, 7, 9), True)])
+def test_pictures_are_written_as_tiff_in_every_type_it_holds(tmp_path, dtype, shape, has_time):
+    values = RNG.integers(0, 2, shape).astype(dtype)
+    image = Image(values, Geometry.pixels((7, 9)), has_time=has_time)
+    assert convert(image, tmp_path / "a.tif").verdict == "PASS"
+    again = load(tmp_path / "a.tif")
+    np.testing.assert_array_equal(again.data, values)
+    assert again.has_time is has_time
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+def test_volumes_are_written_as_stacks_with_their_spacing(tmp_path, frames, dtype):
+    values = RNG.integers(0, 99, (frames, 5, 6, 7)[frames == 1 :]).astype(dtype)
+    grid = Geometry.regular((5, 6, 7), (3, 0.7, 0.8), (1, 2, 3))
+    image = Image(values, grid, has_time=frames > 1)
+    receipt = convert(image, tmp_path / "a.tif")
+    assert "origin and direction" in receipt.losses[0]
+    again = load(tmp_path / "a.tif")
+    np.testing.assert_array_equal(again.data, values)
+    np.testing.assert_allclose(again.geometry.spacing, (3, 0.7, 0.8), atol=1e-5)
+    # tifffile knows the axes and the distance as ImageJ would.
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.series[0].axes == ("TZYX" if frames > 1 else "ZYX")
+        assert file.imagej_metadata["spacing"] == 3
+
+
+def test_a_mask_with_time_goes_there_and_back_as_tiff(tmp_path):
+    ids = RNG.integers(0, 4, (3, 5, 6, 7)).astype(np.uint8)
+    grid = Geometry.regular((5, 6, 7), (3, 0.7, 0.8))
+    export(Mask(ids, grid, LabelTable.objects([1, 2, 3])), tmp_path / "m.tif")
+    np.testing.assert_array_equal(load_mask(tmp_path / "m.tif").data, ids)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("pixels", [GRAY, COLOURS, GRAY.astype(np.uint16) * 250])
+def test_pictures_are_written_as_png_and_tiff(tmp_path, suffix, pixels):
+    image = Image(pixels, Geometry.pixels((7, 9)), has_channels=pixels.ndim == 3)
+    assert convert(image, tmp_path / f"a{suffix}").verdict == "PASS"
+    np.testing.assert_array_equal(load(tmp_path / f"a{suffix}").data, pixels)
+    if pixels.dtype == np.uint8:
+        np.testing.assert_array_equal(np.array(PIL.Image.open(tmp_path / f"a{suffix}")), pixels)
+
+
+def test_what_a_picture_cannot_hold_is_refused_in_words(tmp_path):
+    grid = Geometry.pixels((7, 9))
+    odd = [
+        (Image(GRAY.astype(np.float32), grid), ".png", r"8 or 16-bit"),
+        (Image(GRAY.astype(np.int16), grid), ".png", r"8 or 16-bit"),
+        (Image(COLOURS.astype(np.uint16), grid, has_channels=True), ".tif", "8-bit RGB"),
+        (Image(COLOURS[..., :2], grid, has_channels=True), ".png", "2 channels"),
+        (Image(GRAY.astype(np.float64), grid), ".tif", r"write \.nrrd"),
+        (Image(GRAY, grid), ".jpg", "without loss"),
+        (Image(np.stack([GRAY] * 3), grid, has_time=True), ".png", r"write \.nii\.gz"),
+    ]
+    for image, suffix, words in odd:
+        with pytest.raises(InputError, match=words):
+            convert(image, tmp_path / f"a{suffix}")
+    assert list(tmp_path.iterdir()) == []

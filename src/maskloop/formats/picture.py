@@ -2,16 +2,19 @@
 
 Pixels stay on the stored grid: a turn asked for by EXIF is told, not applied, because masks and
 COCO files count pixels of the stored grid. A TIFF stack is a volume in mm only where its ImageJ
-header states a z spacing; else it is a volume in pixels.
+header or its OME-XML states a spacing with a unit; else it is a volume in pixels.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import re
 import struct
 import warnings
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from maskloop.formats.base import (
     Evidence,
     Format,
     Planned,
+    PlannedImage,
     Target,
     as_kind,
     default_table,
@@ -46,14 +50,19 @@ _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
 _STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IN_MM = {
-    "mm": 1.0,
-    "um": 1e-3,
-    "µm": 1e-3,
-    "\\u00b5m": 1e-3,
-    "micron": 1e-3,
-    "cm": 10.0,
-    "nm": 1e-6,
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1.0),
+    **dict.fromkeys(("um", "µm", "μm", "\\u00b5m", "micron", "microns", "micrometer"), 1e-3),
+    **dict.fromkeys(("cm", "centimeter"), 10.0),
+    **dict.fromkeys(("inch", "inches", "in"), 25.4),
+    **dict.fromkeys(("m", "meter"), 1000.0),
+    **dict.fromkeys(("nm", "nanometer"), 1e-6),
 }
+# The most that a compression can shrink: PackBits 128 bytes to 2, deflate by its longest match,
+# LZW its longest string, JPEG a block to 2 bits; of the others, zstd a block to 4 bytes.
+_RATIOS = {1: 1, 32773: 64, 8: 1040, 32946: 1040, 5: 2731, 6: 1000, 7: 1000}
+_ANY_RATIO = 33_000
+_PNG_TYPES = ("u1", "u2")
+_TIFF_TYPES = ("u1", "u2", "i2", "u4", "i4", "f4")
 _TURNS = {
     2: "mirrored",
     3: "turned by 180",
@@ -80,7 +89,7 @@ def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
     Palettes become colours; transparency is dropped, and that is told where it held something.
     """
     if _is_tiff(path):
-        image, has_alpha = _read_tiff(path)
+        image, has_alpha = _read_tiff(path, job)
     else:
         image = _read_pillow(path, job)
         has_alpha = image.channels in (2, 4)
@@ -98,7 +107,7 @@ def read_mask(
                 f"blurred; save the labels as PNG or TIFF"
             )
             raise FormatError(msg)
-    found = _read_tiff(path)[0] if _is_tiff(path) else _read_pillow(path, job, as_ids=True)
+    found = _read_tiff(path, job)[0] if _is_tiff(path) else _read_pillow(path, job, as_ids=True)
     data = _one_channel(found.data, path) if found.has_channels else found.data
     try:
         ids = as_ids(data)
@@ -118,48 +127,99 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     if suffix in _JPEG:
         msg = "expected a label image without loss, got a JPEG name; write .png or .tif instead"
         raise InputError(msg)
-    grid, highest = mask.geometry, int(mask.data.max(initial=0))
-    ids = _one_slice(mask.data)
-    if ids.ndim > (2 if suffix == ".png" else 3):
-        msg = (
-            f"expected {'(y, x)' if suffix == '.png' else '([z,] y, x)'} for {suffix}, got shape "
-            f"{ids.shape}; write .nii.gz instead"
-        )
-        raise InputError(msg)
+    highest = int(mask.data.max(initial=0))
     if highest > (65535 if suffix == ".png" else 2**32 - 1):
         msg = f"expected ids up to 65535 for {suffix}, got {highest}; write .tif or .nii.gz instead"
         raise InputError(msg)
+    ids = mask.data.astype(smallest_unsigned(highest), copy=False)
+    whole = Image(ids, mask.geometry, has_time=ids.ndim > mask.geometry.ndim)
+    stored, grid, losses = _fitted(whole, suffix)
+    planned = Mask(stored.data, stored.geometry, mask.labels, mask.source, None, mask.title)
+    return Planned(planned, grid, losses)
+
+
+def plan_image(image: Image, *, suffix: str) -> PlannedImage:
+    """Refuse what the dialect cannot hold exactly; say what of the grid is lost."""
+    if suffix in _JPEG:
+        msg = "expected a picture without loss, got a JPEG name; write .png or .tif instead"
+        raise InputError(msg)
+    wider = {"b1": np.uint8, "f2": np.float32}
+    data = image.data.astype(wider.get(image.data.dtype.str[1:], image.data.dtype), copy=False)
+    is_rgb = image.channels == 3 and data.dtype == np.uint8
+    known = _PNG_TYPES if suffix == ".png" else _TIFF_TYPES
+    if data.dtype.str[1:] not in known or (image.has_channels and not is_rgb):
+        msg = (
+            f"expected gray {'8 or 16-bit' if suffix == '.png' else '8, 16 or 32-bit'} pixels or "
+            f"8-bit RGB for {suffix}, got {image.channels} channels of {image.data.dtype}; write "
+            ".nrrd instead"
+        )
+        raise InputError(msg)
+    stored, grid, losses = _fitted(replace(image, data=data, header=None), suffix)
+    return PlannedImage(stored, grid, losses)
+
+
+def _fitted(image: Image, suffix: str) -> tuple[Image, Geometry | None, tuple[str, ...]]:
+    """Return the image without single slices, the grid that the file states, and what is lost."""
+    grid, data, has_time = image.geometry, image.data, image.has_time
+    if has_time and image.frames == 1:
+        data, has_time = data[0], False
+    if grid.ndim == 3 and grid.shape[0] == 1:
+        data = data[:, 0] if has_time else data[0]
+    spatial = data.ndim - int(has_time) - int(image.has_channels)
+    if suffix == ".png" and (spatial > 2 or has_time):
+        msg = f"expected (y, x) for .png, got shape {data.shape}; write .nii.gz instead"
+        raise InputError(msg)
     losses: tuple[str, ...] = ()
     if grid.unit == "mm":
-        what = "origin and direction" if ids.ndim == 3 else "spacing, origin and direction"
+        what = "origin and direction" if spatial == 3 else "spacing, origin and direction"
         losses = (f"{what} of the grid have no place in {suffix}: keep the image beside it",)
-    ids = ids.astype(smallest_unsigned(highest), copy=False)
-    shown = grid if ids.shape == grid.shape else Geometry.pixels(ids.shape)
-    stored = _stack_grid(ids.shape, grid.spacing) if ids.ndim == 3 and grid.unit == "mm" else None
-    return Planned(Mask(ids, shown, mask.labels, mask.source, None), stored, losses)
+    shown = grid if spatial == grid.ndim else Geometry.pixels(grid.shape[1:])
+    stored = _stack_grid(grid.shape, grid.spacing) if spatial == 3 and grid.unit == "mm" else None
+    return replace(image, data=data, geometry=shown, has_time=has_time), stored, losses
 
 
 def write_mask(mask: Mask, to: Target) -> None:
     """Write a label image: PNG with a palette up to id 255, 16-bit PNG above, or TIFF."""
-    if to.suffix in _TIFF:
-        _write_tiff(mask, to.path)
+    if to.suffix not in _TIFF:
+        to.path.write_bytes(_png(mask.data, _palette(mask)))
     else:
-        to.path.write_bytes(_png(mask))
+        has_time = mask.data.ndim > mask.geometry.ndim
+        _write_tiff(mask.data, mask.geometry, to.path, has_time=has_time, is_rgb=False)
+
+
+def write_image(image: Image, to: Target) -> None:
+    """Write pixels as PNG or TIFF; a TIFF stack states its spacing as ImageJ does."""
+    if to.suffix not in _TIFF:
+        to.path.write_bytes(_png(image.data, b""))
+    else:
+        _write_tiff(
+            image.data,
+            image.geometry,
+            to.path,
+            has_time=image.has_time,
+            is_rgb=image.has_channels,
+        )
 
 
 def reread(to: Target) -> Evidence:
-    """Read a label image with Pillow, which wrote neither the PNG nor the TIFF."""
+    """Read a picture with Pillow, which wrote neither the PNG nor the TIFF."""
     with _pillow(to.path) as picture:
         pages = []
+        tags = getattr(picture, "tag_v2", None)
+        is_unsigned = tags is not None and 1 in (tags.get(339) or (1,))
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)
             page = np.array(picture)
             # Pillow has no unsigned 32-bit mode; the bits are right.
-            pages.append(page.view(np.uint32) if page.dtype == np.int32 else page)
-        ids = pages[0] if len(pages) == 1 else np.stack(pages)
+            is_turned = page.dtype == np.int32 and is_unsigned
+            pages.append(page.view(np.uint32) if is_turned else page)
+        data = pages[0] if len(pages) == 1 else np.stack(pages)
         picture.seek(0)
         tags = getattr(picture, "tag_v2", None)
-        return Evidence(ids, _grid_in_tags(tags, ids.shape) if tags else None, None)
+        if tags is None:
+            return Evidence(data, None, None)
+        frames, geometry = _grid_in_tags(tags, data)
+        return Evidence(data.reshape(frames, -1, *data.shape[1:]), geometry, None)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -174,6 +234,7 @@ def _pillow(path: Path) -> Iterator[Any]:  # Any: Pillow's class is imported on 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # damaged EXIF: it places no pixel
         try:
             with PIL.Image.open(path) as picture:
                 yield picture
@@ -201,6 +262,7 @@ def _read_pillow(path: Path, job: Job, *, as_ids: bool = False) -> Image:
 
 def _pillow_pixels(path: Path, job: Job, *, as_ids: bool) -> npt.NDArray[Any]:
     with _pillow(path) as picture:
+        _require_possible(picture, path)
         _tell_turn(picture, path, job)
         depth = _png_depth(path)
         if depth in ((16, 2), (16, 6)):
@@ -229,6 +291,16 @@ def _pillow_pixels(path: Path, job: Job, *, as_ids: bool) -> npt.NDArray[Any]:
     if data.dtype == np.int32 and depth[0] == 16:
         return data.astype(np.uint16)
     return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
+def _require_possible(picture: Any, path: Path) -> None:  # Any: Pillow's class
+    """Refuse a size that no file of this length can hold, before pixels are allocated."""
+    ratio = {"PNG": 1040, "JPEG": 1000}.get(picture.format, _ANY_RATIO)
+    bits = {"1": 1, "P": 1, "L": 2}.get(picture.mode, 8 * len(picture.getbands()))
+    needed = picture.width * picture.height * bits // 8
+    size = path.stat().st_size
+    if needed > ratio * size:
+        raise _cut_short(path, needed // ratio, size)
 
 
 def _png_depth(path: Path) -> tuple[int, int]:
@@ -267,22 +339,27 @@ def _one_channel(data: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     raise FormatError(msg)
 
 
-def _one_slice(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    while data.ndim > 2 and data.shape[0] == 1:
-        data = data[0]
-    return data
-
-
-def _read_tiff(path: Path) -> tuple[Image, bool]:
+def _read_tiff(path: Path, job: Job) -> tuple[Image, bool]:
     """Return ([t,] [z,] y, x [, c]) on its grid, and whether the last channel is transparency."""
     import tifffile
 
-    damage = (tifffile.TiffFileError, ValueError, IndexError, KeyError, struct.error, zlib.error)
+    _require_chain(path)
+    damage = (
+        *(tifffile.TiffFileError, ValueError, IndexError, KeyError, struct.error, zlib.error),
+        *(AttributeError, TypeError, ArithmeticError),  # for tags of odd types
+    )
+    steps: tuple[float, float, float] | None = None
     try:
-        with tifffile.TiffFile(path) as file:
+        # Other files that an OME-TIFF names are not opened: they may lie anywhere.
+        with tifffile.TiffFile(path, _multifile=False) as file:
             series = file.series[0]
             page = series.keyframe
-            steps = _steps(page, file.imagej_metadata or {})
+            if file.is_ome and series.kind != "ome":
+                _require_one_file(file.ome_metadata or "", path)
+            _require_whole(series, path)
+            steps = _steps(file, page, path, job)
+            if len(file.series) > 1:
+                job.say(f"{path.name} holds {len(file.series)} pictures; the first was read")
             has_alpha = int(page.photometric) == 2 and bool(page.extrasamples)
             return _ordered(series.asarray(), series.axes, steps, path), has_alpha
     except damage as error:
@@ -298,7 +375,68 @@ def _read_tiff(path: Path) -> tuple[Image, bool]:
     data = _pages_by_pillow(path)
     is_coloured = data.ndim > 2 and data.shape[-1] in (3, 4)
     axes = "IYX"[-(data.ndim - int(is_coloured)) :] + "S" * int(is_coloured)
-    return _ordered(data, axes, None, path), is_coloured and data.shape[-1] == 4
+    return _ordered(data, axes, steps, path), is_coloured and data.shape[-1] == 4
+
+
+def _require_chain(path: Path) -> None:
+    """Follow the pages of a TIFF; readers pass over a page that lies behind the end in silence."""
+    size, seen = path.stat().st_size, set()
+    with path.open("rb") as stream:
+        start = stream.read(16)
+        order = ">" if start[:2] == b"MM" else "<"
+        is_big = start[2:4] in (b"+\0", b"\0+")
+        count, entry, link = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+        at = 8 if is_big else 4
+        while True:
+            if at + struct.calcsize(link) > size:
+                raise _cut_short(path, at + struct.calcsize(link), size)
+            stream.seek(at)
+            text = stream.read(struct.calcsize(link))
+            place = struct.unpack(order + link, text)[0]
+            if place == 0 or place in seen:
+                return
+            seen.add(place)
+            if place + struct.calcsize(count) > size:
+                raise _cut_short(path, place + struct.calcsize(count), size)
+            stream.seek(place)
+            text = stream.read(struct.calcsize(count))
+            at = place + len(text) + entry * struct.unpack(order + count, text)[0]
+
+
+def _require_one_file(xml: str, path: Path) -> None:
+    """Refuse OME-XML that places planes in other files, which are not opened."""
+    others = set(re.findall(r'FileName="([^"]*)"', xml)) - {path.name}
+    if others:
+        msg = (
+            f"expected all planes in {path.name}, got an OME header that places some in another "
+            f"file ({min(others)[:60]!r}); save them as one file"
+        )
+        raise FormatError(msg)
+
+
+def _require_whole(series: Any, path: Path) -> None:  # Any: tifffile's class
+    """Hold what the tags claim against the size of the file, before any pixel is allocated."""
+    size = path.stat().st_size
+    bits = math.prod(int(n) for n in series.shape) * int(series.keyframe.bitspersample)
+    if series.dataoffset is not None:
+        stored = size - series.dataoffset
+    else:
+        stored = 0
+        for page in series.pages:
+            ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+            if max(ends, default=0) > size:
+                raise _cut_short(path, max(ends), size)
+            stored += sum(page.databytecounts)
+    ratio = _RATIOS.get(int(series.keyframe.compression), _ANY_RATIO)
+    if bits > 8 * ratio * min(stored, size):
+        raise _cut_short(path, bits // 8 // ratio, min(stored, size))
+
+
+def _cut_short(path: Path, needed: int, found: int) -> FormatError:
+    return FormatError(
+        f"expected at least {needed} bytes of pixels in {path.name}, got {found}; the file was cut "
+        "short: copy it again"
+    )
 
 
 def _pages_by_pillow(path: Path) -> npt.NDArray[Any]:
@@ -306,6 +444,7 @@ def _pages_by_pillow(path: Path) -> npt.NDArray[Any]:
         pages = []
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)
+            _require_possible(picture, path)
             pages.append(np.array(picture))
     return pages[0] if len(pages) == 1 else np.stack(pages)
 
@@ -359,10 +498,15 @@ def _stack_grid(shape: tuple[int, ...], steps: tuple[float, ...]) -> Geometry:
     return Geometry(shape, affine, "mm")
 
 
-def _steps(page: Any, imagej: dict[str, Any]) -> tuple[float, float, float] | None:
-    """Return the (z, y, x) spacing in mm that an ImageJ header states, or None."""
-    factor = _IN_MM.get(str(imagej.get("unit", "")).lower())
-    if factor is None or not imagej.get("spacing"):
+def _steps(
+    file: Any, page: Any, path: Path, job: Job
+) -> tuple[float, float, float] | None:  # Any: tifffile's classes
+    """Return the (z, y, x) spacing in mm that an ImageJ header or OME-XML states, or None."""
+    if file.is_ome:
+        return _ome_steps(file.ome_metadata or "", path, job)
+    imagej = file.imagej_metadata or {}
+    factor = _IN_MM.get(str(imagej.get("unit", "")).strip().lower())
+    if factor is None:
         return None
     tags = page.tags
     found = []
@@ -371,24 +515,70 @@ def _steps(page: Any, imagej: dict[str, Any]) -> tuple[float, float, float] | No
             return None
         above, below = tags[name].value
         found.append(factor * below / above)
-    return abs(float(imagej["spacing"])) * factor, found[0], found[1]
+    depth = imagej.get("spacing")
+    if not depth and imagej.get("slices", imagej.get("images", 1)) > 1:
+        job.say(
+            f"{path.name} states no distance of slices: 1 {imagej['unit']} was taken, as ImageJ"
+        )
+    return abs(float(depth or 1)) * factor, found[0], found[1]
 
 
-def _write_tiff(mask: Mask, path: Path) -> None:
+def _ome_steps(xml: str, path: Path, job: Job) -> tuple[float, float, float] | None:
+    """Return the (z, y, x) spacing in mm of the first picture in OME-XML, or None."""
+    from xml.etree import ElementTree
+
+    if "<!" in xml.replace("<!--", ""):  # entities can make a small text huge
+        return None
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None:
+        return None
+    found: list[float | None] = []
+    for axis in "ZYX":
+        # The schema's own unit, where none is written, is the micrometre.
+        factor = _IN_MM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").lower())
+        size = _positive(pixels.get(f"PhysicalSize{axis}", ""))
+        found.append(None if factor is None or size is None else size * factor)
+    z, y, x = found
+    if z is not None and y is not None and x is not None:
+        return z, y, x
+    if pixels.get("SizeZ") != "1" and any(found):
+        job.say(f"{path.name} states a distance of voxels for some axes only: read in pixels")
+    return None
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
+def _write_tiff(
+    data: npt.NDArray[Any], grid: Geometry, path: Path, *, has_time: bool, is_rgb: bool
+) -> None:
     import tifffile
 
-    ids, grid = mask.data, mask.geometry
+    frames = len(data) if has_time else 1
+    slices = grid.shape[0] if grid.ndim == 3 else 1
     lines = ["ImageJ=1.54f"]
     density = (1.0, 1.0)
-    if ids.ndim == 3:
-        lines += [f"images={len(ids)}", f"slices={len(ids)}"]
-        if grid.unit == "mm":
+    if frames * slices > 1:
+        lines += [f"images={frames * slices}", f"slices={slices}"]
+        if has_time:
+            lines += [f"frames={frames}", "hyperstack=true"]
+        if grid.ndim == 3 and grid.unit == "mm":
             lines += [f"spacing={grid.spacing[0]!r}", "unit=mm"]
             density = (1 / grid.spacing[2], 1 / grid.spacing[1])
+    pages = data.reshape(frames * slices, *data.shape[data.ndim - 2 - int(is_rgb) :])
     tifffile.imwrite(
         path,
-        ids,
-        photometric="minisblack",
+        pages if len(pages) > 1 else pages[0],
+        photometric="rgb" if is_rgb else "minisblack",
         compression="zlib",
         description="\n".join(lines) + "\n",
         metadata=None,
@@ -398,32 +588,35 @@ def _write_tiff(mask: Mask, path: Path) -> None:
     )
 
 
-def _grid_in_tags(tags: Any, shape: tuple[int, ...]) -> Geometry | None:  # Any: Pillow's class
-    """Return the grid of a stack from its raw tags; shares nothing with the reader above."""
+def _grid_in_tags(
+    tags: Any, data: npt.NDArray[Any]
+) -> tuple[int, Geometry | None]:  # Any: Pillow's class
+    """Return the time points and the grid of a stack from its raw tags; shares no reader above."""
     words = dict(line.split("=", 1) for line in str(tags.get(270, "")).splitlines() if "=" in line)
-    if len(shape) != 3 or words.get("unit") != "mm":
-        return None
+    frames = int(words.get("frames", 1))
+    if words.get("unit") != "mm":
+        return frames, None
     z, y, x = float(words["spacing"]), 1 / float(tags[283]), 1 / float(tags[282])
     affine = [[0, 0, -x, 0], [0, -y, 0, 0], [z, 0, 0, 0], [0, 0, 0, 1]]
-    return Geometry(shape, np.array(affine), "mm")
+    shape = (int(words["slices"]), *data.shape[1:3])
+    return frames, Geometry(shape, np.array(affine), "mm")
 
 
-def _png(mask: Mask) -> bytes:
-    """Return the bytes of a PNG: 8-bit with a palette where ids allow, else 16-bit gray."""
+def _png(data: npt.NDArray[Any], palette: bytes) -> bytes:
+    """Return the bytes of a PNG: 8-bit RGB or gray, with a palette where given, or 16-bit gray."""
     from isal import isal_zlib
 
-    height, width = mask.data.shape
-    is_small = mask.data.dtype.itemsize == 1
-    values = mask.data.view(np.uint8) if is_small else mask.data.astype(">u2").view(np.uint8)
-    values = np.ascontiguousarray(values).reshape(height, -1)
+    height, width = data.shape[:2]
+    is_small = data.dtype.itemsize == 1
+    values = data if is_small else data.astype(">u2")
+    values = np.ascontiguousarray(values).view(np.uint8).reshape(height, -1)
     rows = np.zeros((height, values.shape[1] + 1), np.uint8)  # each row starts with filter 0
     rows[:, 1:] = values
-    head = struct.pack(
-        ">IIBBBBB", width, height, 8 if is_small else 16, 3 if is_small else 0, 0, 0, 0
-    )
-    palette = _chunk(b"PLTE", _palette(mask)) if is_small else b""
+    colours = 2 if data.ndim == 3 else 3 if palette else 0
+    head = struct.pack(">IIBBBBB", width, height, 8 if is_small else 16, colours, 0, 0, 0)
+    listed = _chunk(b"PLTE", palette) if palette else b""
     body = _chunk(b"IDAT", isal_zlib.compress(rows.data, 2))
-    return _STARTS[0] + _chunk(b"IHDR", head) + palette + body + _chunk(b"IEND", b"")
+    return _STARTS[0] + _chunk(b"IHDR", head) + listed + body + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -436,6 +629,9 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _palette(mask: Mask) -> bytes:
+    """Return three bytes an id up to 255, none where ids go higher."""
+    if mask.data.dtype.itemsize > 1:
+        return b""
     labels: LabelTable = mask.labels
     colours = ["#000000"] + [
         labels[i].colour if i in labels else colour_of(i)
@@ -452,7 +648,9 @@ FORMAT = Format(
     read_image=read_image,
     read_mask=read_mask,
     write_mask=write_mask,
+    write_image=write_image,
     plan=plan,
+    plan_image=plan_image,
     reread=reread,
     reader="Pillow",
     has_sidecar=True,
