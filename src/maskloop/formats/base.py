@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import MissingFileError, StorageError
+from maskloop.core.errors import FormatError, InputError, MissingFileError, StorageError
 from maskloop.core.labels import Kind, LabelTable
-from maskloop.core.mask import id_runs
+from maskloop.core.mask import as_ids, id_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -324,6 +324,23 @@ def voxel_counts(ids: npt.NDArray[Any]) -> dict[int, int]:
             totals[int(number)] = totals.get(int(number), 0) + int(count)
     totals.pop(0, None)
     return dict(sorted(totals.items()))
+
+
+def ids_of(values: npt.NDArray[Any], path: Path, job: Job) -> npt.NDArray[Any]:
+    """Return a file's values as label ids; tell the job where they were fractional numbers.
+
+    Raises
+    ------
+    FormatError
+        If a value is negative or not whole.
+    """
+    try:
+        ids = as_ids(values)
+    except InputError as error:
+        raise FormatError(f"{path.name}: {error}") from error
+    if values.dtype.kind == "f":
+        job.say(f"{path.name}: the values are {values.dtype}, all whole: taken as label ids")
+    return ids
 
 
 def default_table(ids: list[int], kind: Kind | None) -> LabelTable:

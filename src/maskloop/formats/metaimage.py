@@ -21,7 +21,7 @@ import numpy.typing as npt
 from maskloop.core.errors import FormatError, GeometryError, InputError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
-from maskloop.core.mask import Mask, as_ids, present_ids
+from maskloop.core.mask import Mask, present_ids
 from maskloop.formats import stored
 from maskloop.formats.base import (
     Choices,
@@ -32,6 +32,7 @@ from maskloop.formats.base import (
     Target,
     as_kind,
     default_table,
+    ids_of,
     read_sidecar,
     reading,
 )
@@ -138,10 +139,7 @@ def read_mask(
             "choose a label file"
         )
         raise FormatError(msg)
-    try:
-        ids = as_ids(found.data)
-    except InputError as error:
-        raise FormatError(f"{path.name}: {error}") from error
+    ids = ids_of(found.data, path, job)
     labels = read_sidecar(path)
     if labels is None:
         labels = default_table(present_ids(ids), kind)
@@ -203,7 +201,7 @@ def _names(header: Path, data: Path) -> bool:
     """Whether the header at `header` holds its voxels in `data`."""
     try:
         text, _ = stored.read_head(header, _LAST_TAG)
-    except (OSError, FormatError):
+    except (FileNotFoundError, FormatError):
         return False
     line = text.rstrip(b"\n").rpartition(b"\n")[2]
     return line.partition(b"=")[2].strip() == data.name.encode()

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import FormatError, GeometryError, InputError
+from maskloop.core.errors import FormatError, GeometryError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
-from maskloop.core.mask import Mask, as_ids, present_ids
+from maskloop.core.mask import Mask, present_ids
 from maskloop.formats import stored
 from maskloop.formats.base import (
     Choices,
     Format,
     as_kind,
     default_table,
+    ids_of,
     read_sidecar,
     reading,
 )
@@ -91,10 +92,7 @@ def read_mask(
 ) -> Mask:
     """Read label ids; the table comes from the sidecar: the format itself has no place for it."""
     found = read_image(path, choices=Choices(), job=job)
-    try:
-        ids = as_ids(found.data)
-    except InputError as error:
-        raise FormatError(f"{path.name}: {error}") from error
+    ids = ids_of(found.data, path, job)
     labels = read_sidecar(path)
     if labels is None:
         labels = default_table(present_ids(ids), kind)

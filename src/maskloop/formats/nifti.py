@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import FormatError, InputError
+from maskloop.core.errors import FormatError
 from maskloop.core.image import Image
-from maskloop.core.mask import Mask, as_ids, present_ids
+from maskloop.core.mask import Mask, present_ids
 from maskloop.formats.base import (
     Choices,
     Evidence,
@@ -26,6 +26,7 @@ from maskloop.formats.base import (
     Target,
     as_kind,
     default_table,
+    ids_of,
     read_sidecar,
     reading,
     table_from,
@@ -112,12 +113,7 @@ def read_mask(
             "choose a label file"
         )
         raise FormatError(msg)
-    try:
-        ids = as_ids(found.data)
-    except InputError as error:
-        raise FormatError(f"{path.name}: {error}") from error
-    if found.data.dtype.kind == "f":
-        job.say(f"{path.name}: the values are {found.data.dtype}, all whole: taken as label ids")
+    ids = ids_of(found.data, path, job)
     if found.data.dtype.kind in "iu" and _scaling(stored.header) != (1, 0):
         job.say(f"{path.name}: the label ids were scaled as the header says")
     labels = _table_in(stored) or read_sidecar(path)

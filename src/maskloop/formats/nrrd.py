@@ -27,6 +27,7 @@ from maskloop.formats.base import (
     Target,
     as_kind,
     default_table,
+    ids_of,
     read_sidecar,
     reading,
 )
@@ -103,7 +104,7 @@ def read_mask(
         if entry is not None:
             msg = f"expected segments in {path.name} to choose {entry!r} from, got none; leave it"
             raise InputError(msg + " out")
-        return _onto(_plain(found, path, kind), image, job)
+        return _onto(_plain(found, path, kind, job), image, job)
     if entry is not None:
         chosen = nrrd_segments.choose(segments, entry)
         ids = _layer(found, chosen.layer, path)
@@ -126,7 +127,7 @@ def read_masks(path: Path, *, image: Image | None, kind: Kind | None, job: Job) 
     found = _open(path, job)
     segments = nrrd_segments.read(found.header.keys, path.name)
     if not segments:
-        return [_onto(_plain(found, path, kind), image, job)]
+        return [_onto(_plain(found, path, kind, job), image, job)]
     masks = []
     for layer in job.track(sorted({segment.layer for segment in segments}), "layers"):
         own = [segment for segment in segments if segment.layer == layer]
@@ -286,7 +287,7 @@ def _from_hex(text: bytes, needed: int, name: str, layout: nrrd_header.Layout) -
     return stored.as_native(np.frombuffer(content, layout.dtype, layout.count))
 
 
-def _plain(found: _Volume, path: Path, kind: Kind | None) -> Mask:
+def _plain(found: _Volume, path: Path, kind: Kind | None, job: Job) -> Mask:
     """Return the mask of a file without segments."""
     if found.layout.has_channels:
         msg = (
@@ -294,7 +295,7 @@ def _plain(found: _Volume, path: Path, kind: Kind | None) -> Mask:
             "choose a label file"
         )
         raise FormatError(msg)
-    ids = _ids(found.data, path)
+    ids = ids_of(found.data, path, job)
     labels = read_sidecar(path)
     if labels is None:
         labels = default_table(present_ids(ids), kind)

@@ -54,8 +54,8 @@ class Swap:
         real = Path(os.path.realpath(target))
         ending = self._suffix if target == self._path else "".join(target.suffixes[-1:])
         handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=ending, dir=real.parent)
-        os.close(handle)
         self._pairs.append((Path(name), real))
+        os.close(handle)
         return Path(name)
 
     def commit(self) -> None:
@@ -105,17 +105,17 @@ def _keep(target: Path) -> Path | None:
     if not target.exists():
         return None
     handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=".old", dir=target.parent)
-    os.close(handle)
     kept = Path(name)
-    kept.unlink()
     try:
-        os.link(target, kept)
-    except OSError:  # a file system without links
+        os.close(handle)
+        kept.unlink()
         try:
+            os.link(target, kept)
+        except OSError:  # a file system without links
             shutil.copy2(target, kept)
-        except OSError:
-            kept.unlink(missing_ok=True)
-            raise
+    except BaseException:
+        kept.unlink(missing_ok=True)
+        raise
     return kept
 
 
