@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
-from pathlib import Path
-
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -19,64 +15,7 @@ from pydicom.uid import (
 from maskloop.core.errors import FormatError, GeometryError, MaskloopError
 from maskloop.core.job import Job
 from maskloop.loop.load import load
-
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-ROWS, COLUMNS = 6, 5
-
-
-def write(
-    path: Path,
-    position,
-    *,
-    series="1.2.3",
-    pixels=None,
-    orientation=AXIAL,
-    slope=1,
-    intercept=-1024,
-    syntax=ExplicitVRLittleEndian,
-    photometric="MONOCHROME2",
-    number=4,
-    **more,
-) -> Path:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    meta.TransferSyntaxUID = syntax
-    data = pydicom.Dataset()
-    data.file_meta = meta
-    data.PatientName, data.PatientID = "SECRET^PERSON", "4711"
-    data.Modality, data.SeriesNumber, data.SeriesInstanceUID = "CT", number, series
-    data.ImagePositionPatient, data.ImageOrientationPatient = list(position), list(orientation)
-    data.PixelSpacing, data.SliceThickness = [0.8, 0.7], 5.0
-    data.Rows, data.Columns, data.SamplesPerPixel = ROWS, COLUMNS, 1
-    data.PhotometricInterpretation = photometric
-    pixels = np.zeros((ROWS, COLUMNS), np.int16) if pixels is None else pixels
-    data.BitsAllocated = data.BitsStored = 8 * pixels.dtype.itemsize
-    data.HighBit, data.PixelRepresentation = data.BitsStored - 1, int(pixels.dtype.kind == "i")
-    data.RescaleSlope, data.RescaleIntercept = slope, intercept
-    for key, value in more.items():
-        setattr(data, key, value)
-    data.PixelData = pixels.astype(
-        pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")
-    ).tobytes()
-    if syntax == RLELossless:
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data.compress(RLELossless, generate_instance_uid=False)
-    data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def series(folder: Path, heights, **more) -> Path:
-    """Write slices whose pixels hold their own height, under shuffled names without suffix."""
-    names = np.random.default_rng(2).permutation(len(heights))
-    for name, height in zip(names, heights, strict=True):
-        write(
-            folder / f"image_{name}",
-            (-10.0, -20.0, height),
-            pixels=np.full((ROWS, COLUMNS), int(height * 10), np.int16),
-            **more,
-        )
-    return folder
+from tests.formats.dicom_slices import COLUMNS, ROWS, series, write
 
 
 def test_slices_are_sorted_and_spaced_by_position(tmp_path):
@@ -284,46 +223,3 @@ def test_different_slices_at_one_place_are_refused(tmp_path):
         write(tmp_path / str(number), (0, 0, height), pixels=np.full((ROWS, COLUMNS), number, "i2"))
     with pytest.raises(GeometryError, match="each slice at its own place, got 1 repeated"):
         load(tmp_path)
-
-
-def unzipped(archive: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(archive) as found:
-        found.extractall(folder)
-    return folder
-
-
-def test_a_real_ct_equals_simpleitk_and_holds_its_labels(shared_data, tmp_path):
-    from maskloop.loop.load import load_mask
-
-    folder = unzipped(shared_data / "ct_liver/ircadb17/PATIENT_DICOM.zip", tmp_path)
-    folder = next(p.parent for p in folder.rglob("*") if p.is_file())
-    image = load(folder)
-    first = min(
-        (pydicom.dcmread(p, stop_before_pixels=True) for p in folder.iterdir()),
-        key=lambda d: d.ImagePositionPatient[2],
-    )
-    np.testing.assert_allclose(
-        image.geometry.to_world((0, 0, 0)),
-        np.array(first.ImagePositionPatient, float) * (-1, -1, 1),
-    )
-    np.testing.assert_allclose(image.geometry.spacing[1:], np.array(first.PixelSpacing, float))
-    load_mask(shared_data / "ct_liver/ircadb17/labels.nii.gz", image=image)
-    sitk = pytest.importorskip("SimpleITK")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    peer = reader.Execute()
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(peer), image.data)
-    np.testing.assert_allclose(peer.GetSpacing()[::-1], image.geometry.spacing, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("notavolume", "4 pictures of one place"),
-        ("sliceincrement/001", "1 missing"),
-    ],
-)
-def test_real_irregular_series_are_refused(shared_data, tmp_path, name, words):
-    folder = unzipped(shared_data / "dicom/dicom2nifti_cases/data.zip", tmp_path)
-    with pytest.raises(GeometryError, match=words):
-        load(next(p for p in folder.rglob(name) if p.is_dir()))

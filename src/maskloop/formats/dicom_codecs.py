@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from maskloop.core.errors import FormatError, MissingExtraError
 from maskloop.formats.dicom_head import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+from maskloop.formats.dicom_scan import Bounded, damage
 
 if TYPE_CHECKING:
     from maskloop.formats.dicom_head import Slice
@@ -109,10 +110,9 @@ def decoded(one: Slice) -> npt.NDArray[Any]:
                 "uncompressed"
             )
             raise MissingExtraError(msg) from error
-        except (
-            *(RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError),
-            *(EOFError, ArithmeticError),
-        ) as error:
+        except damage() as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             msg = (
                 f"expected whole pixels in {one.path.name}, got {type(error).__name__} from the "
                 f"decoder of {name_of(one.syntax)}; copy the file again"
@@ -125,7 +125,8 @@ def _decoded(one: Slice, module: str) -> npt.NDArray[Any]:
     from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
 
-    data = pydicom.dcmread(one.path, force=True)
+    with Bounded(one.path) as stream:
+        data = pydicom.dcmread(stream, force=True)
     number = 0 if one.is_tile or one.frame < 0 else one.frame
     rows, columns = int(data.Rows), int(data.Columns)
     if module in ("openjpeg", "rle"):

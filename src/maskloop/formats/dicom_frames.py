@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskloop.formats.dicom_scan import Bounded, damage
 from maskloop.formats.dicom_stack import RATIO
 
 if TYPE_CHECKING:
@@ -53,11 +54,17 @@ def planes_of(one: Slice) -> list[Slice]:
 
     What cannot be taken apart comes back whole, with the reason in ``texts["problem"]``.
     """
-    if one.frames > 1 or one.texts.get("class") in _ENHANCED:
-        return _frames(one)
-    if "MOSAIC" in one.kinds:
-        return _tiles(one)
-    return [one]
+    if one.frames <= 1 and one.texts.get("class") not in _ENHANCED and "MOSAIC" not in one.kinds:
+        return [one]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # Elements are taken apart as they are asked for, and may turn out damaged only then.
+            return _tiles(one) if "MOSAIC" in one.kinds and one.frames <= 1 else _frames(one)
+        except damage() as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            return _refused(one, "a header that makes no sense")
 
 
 def _refused(one: Slice, problem: str) -> list[Slice]:
@@ -118,12 +125,8 @@ def _indices(content: Any) -> tuple[int, ...]:  # Any: pydicom's data set
 def _dataset(one: Slice) -> Any:  # Any: pydicom's data set
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return pydicom.dcmread(one.path, stop_before_pixels=True, force=True)
-        except (*(ValueError, TypeError, KeyError, EOFError, struct.error), AttributeError):
-            return pydicom.Dataset()
+    with Bounded(one.path) as stream:
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
 
 
 def _tiles(one: Slice) -> list[Slice]:

@@ -7,6 +7,7 @@ References
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -232,22 +233,49 @@ def _skipped(head: bytes, at: int, layout: _Layout) -> int:
     return at
 
 
+class Bounded(io.BufferedReader):
+    """A file that never reads beyond its end, whatever length a header claims.
+
+    Python allocates what `read` is asked for before it looks at the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return at most `size` bytes, and at most what is left."""
+        if size is None or size < 0 or size > io.DEFAULT_BUFFER_SIZE:
+            left = max(self._size - self.tell(), 0)
+            size = left if size is None or size < 0 else min(size, left)
+        return super().read(size)
+
+
+@lru_cache(maxsize=1)
+def damage() -> tuple[type[Exception], ...]:
+    """Return what pydicom raises for damaged files; an OSError of it has no error number."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    plain = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
+    rare = (EOFError, ArithmeticError, OSError, struct.error, zlib.error)
+    return (*plain, *rare, BytesLengthException, InvalidDicomError)
+
+
 def _by_pydicom(path: Path, size: int) -> Slice:
     import pydicom
 
     tags = [*TEXTS, *WORDS, *IDENTIFYING, *_DOUBLES]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Bounded(path) as stream:
         warnings.simplefilter("ignore")
         try:
-            data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+            data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags)
             texts = {n: _as_text(data[t].value) for t, n in TEXTS.items() if t in data}
             words = {n: int(data[t].value or 0) for t, n in WORDS.items() if t in data}
             filled = tuple(n for t, n in IDENTIFYING.items() if t in data and data[t].value)
             syntax = str(data.file_meta.get("TransferSyntaxUID", ""))
-        except (
-            *(pydicom.errors.InvalidDicomError, ValueError, TypeError, KeyError, EOFError),
-            *(struct.error, AttributeError, NotImplementedError, RecursionError, zlib.error),
-        ) as error:
+        except damage() as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             msg = (
                 f"expected a whole DICOM file, got {path.name}: {type(error).__name__}; copy the "
                 "file again"

@@ -200,6 +200,8 @@ def _unplaced(planes: list[Slice]) -> list[Problem]:
             odd = "several frames in one file"
         elif samples != 1 or one.texts.get("photometric") == "PALETTE COLOR":
             odd = "colours"
+        elif min(one.shape) < 1:
+            odd = f"{one.shape[1]}x{one.shape[0]} pixels"
         elif not is_float and bits not in (8, 16, 32):
             odd = f"{bits} bits a pixel"
         if odd:
