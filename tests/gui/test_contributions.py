@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from maskloop.gui import contributions
+from maskloop.gui import contributions, layers
 
 OBLIQUE = np.array(
     [[-0.9, 0.2, 0.0, 40.0], [0.2, 0.9, 0.3, -30.0], [0.0, -0.2, 2.4, 10.0], [0, 0, 0, 1]]
@@ -99,6 +100,85 @@ def test_a_picture_opens_in_colour_and_its_labels_save_as_png(
     out = tmp_path / "photo_labels.png"
     assert viewer.layers.save(str(out), selected=True, plugin="napari-maskloop") == [str(out)]
     assert np.array_equal(np.asarray(Picture.open(out)), np.eye(30, 40, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".seg.nrrd", ".mha", ".mhd"])
+def test_new_labels_on_an_oblique_ct_are_saved_where_the_ct_lies(
+    make_napari_viewer: Any, ct: Path, tmp_path: Path, suffix: str
+) -> None:
+    viewer = make_napari_viewer()
+    (image,) = viewer.open(str(ct), plugin="napari-maskloop")
+    viewer.layers.selection = {image}
+    viewer._new_labels()
+    labels = viewer.layers[-1]
+    labels.brush_size = 2
+    labels.paint((1, 2, 1), 1)
+    viewer.layers.selection = {labels}
+    out = tmp_path / f"painted_mask{suffix}"
+    assert viewer.layers.save(str(out), selected=True, plugin="napari-maskloop") == [str(out)]
+
+    found = contributions.load_items(out)
+    assert isinstance(found, list)
+    (mask,) = found
+    affine = OBLIQUE[:, [2, 1, 0, 3]]
+    assert np.allclose(mask.geometry.affine, affine, atol=1e-4)
+    place = layers.placement_of(layers.bare(image))
+    assert np.array_equal(place.shown(mask.data) > 0, labels.data > 0)
+    (again,) = viewer.open(str(out), plugin="napari-maskloop")
+    assert type(again).__name__ == "Labels"
+    assert np.array_equal(again.data > 0, labels.data > 0)
+
+
+def test_labels_of_unknown_place_are_refused_and_nothing_is_written(
+    make_napari_viewer: Any, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer()
+    viewer.add_image(np.zeros((4, 5, 6)), scale=(3, 1, 1), units=("mm",) * 3, name="theirs")
+    viewer._new_labels()
+    out = tmp_path / "out.nii.gz"
+    with pytest.raises(contributions.NotSavedError, match="open the image with maskloop"):
+        viewer.layers.save(str(out), selected=True, plugin="napari-maskloop")
+    assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.seg.nrrd", "a.nhdr", "a.mha", "a.MHD", "a.mgz"])
+def test_reader_takes_the_volume_formats(name: str) -> None:
+    assert contributions.get_reader(f"/nowhere/{name}") is not None
+
+
+def test_dicom_is_saved_as_segmentation_and_opens_as_labels_of_the_series(
+    make_napari_viewer: Any, tmp_path: Path, shared_data: Path
+) -> None:
+    """A real CT series of three slices and its segmentation, there and back through the window."""
+    with zipfile.ZipFile(shared_data / "dicom" / "dcmqi_seg" / "segmentations.zip") as packed:
+        packed.extractall(tmp_path / "in")
+    slices = next(p for p in sorted((tmp_path / "in").rglob("ct-3slice")) if p.is_dir())
+    viewer = make_napari_viewer()
+    (image,) = viewer.open(str(slices), plugin="napari-maskloop")
+    assert image.name.startswith("CT")
+    viewer.layers.selection = {image}
+    viewer._new_labels()
+    labels = viewer.layers[-1]
+    labels.brush_size = 30
+    labels.paint((1, 200, 200), 1)
+    viewer.layers.selection = {labels}
+    out = tmp_path / "liver.dcm"
+    assert viewer.layers.save(str(out), selected=True, plugin="napari-maskloop") == [str(out)]
+    (again,) = viewer.open(str(out), plugin="napari-maskloop")
+    assert type(again).__name__ == "Labels"
+    assert np.array_equal(again.data > 0, labels.data > 0)
+    assert np.allclose(again.translate, image.translate, atol=1e-3)
+
+
+def test_what_a_format_cannot_hold_is_said_in_words(
+    make_napari_viewer: Any, tmp_path: Path
+) -> None:
+    """napari drops the words of a ValueError: a person would read that there is no such writer."""
+    viewer = make_napari_viewer()
+    viewer.open_sample("napari-maskloop", "phantom-ct-with-mask")
+    viewer.layers.selection = {viewer.layers[-1]}
+    with pytest.raises(contributions.NotSavedError, match="expected"):
+        viewer.layers.save(str(tmp_path / "a.png"), selected=True, plugin="napari-maskloop")
 
 
 def test_a_damaged_file_is_refused_in_words(make_napari_viewer: Any, tmp_path: Path) -> None:

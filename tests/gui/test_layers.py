@@ -186,6 +186,79 @@ def test_labels_that_belong_to_no_image_say_so() -> None:
     assert "belongs to no image" in note
 
 
+@pytest.mark.parametrize("tilt", [0.0, 0.2, 0.9])
+def test_labels_to_be_written_find_the_one_image_they_were_made_on(tilt: float) -> None:
+    viewer = ViewerModel()
+    shown = viewer.add_layer(layer_of(layers.image_layers(volume(grid("LPI", tilt=tilt)))[0]))
+    viewer.layers.selection = {shown}
+    viewer._new_labels()
+    labels = viewer.layers[-1]
+    # What another plugin derives from our image has its place, but not its metadata.
+    derived = viewer.add_image(shown.data * 2, **layers.layout_of(shown))
+    assert layers.parent_of(labels, [derived, *viewer.layers]) is shown
+
+
+def test_a_volume_of_labels_without_an_image_is_not_written() -> None:
+    labels = Labels(np.zeros(SHAPE, int), scale=(3, 2, 1), name="theirs")
+    other = layer_of(layers.image_layers(volume(grid("SAR")))[0])
+    for around in ([], [other]):
+        with pytest.raises(GeometryError, match=r"'theirs'.*no image of their shape and scale"):
+            layers.parent_of(labels, around)
+
+
+def test_labels_on_an_image_of_another_plugin_are_not_written() -> None:
+    """Its scale may be right; where the patient's left is, nobody has kept."""
+    viewer = ViewerModel()
+    foreign = viewer.add_image(np.zeros(SHAPE), scale=(3, 1, 1), units=("mm",) * 3, name="mri")
+    viewer.layers.selection = {foreign}
+    viewer._new_labels()
+    with pytest.raises(GeometryError, match=r"'mri', which another plugin opened.*open the image"):
+        layers.parent_of(viewer.layers[-1], list(viewer.layers))
+    made = layer_of(layers.blank_like(foreign, LabelTable(), "ours"))
+    with pytest.raises(GeometryError, match="another plugin opened"):
+        layers.parent_of(made, [foreign])
+
+
+def test_labels_between_two_places_are_not_written() -> None:
+    """Two scans of one shape and centre, turned differently: the layers look alike."""
+    around = [
+        layer_of(layers.image_layers(volume(turned), name=name)[0])
+        for name, turned in (("first", centred(0.0)), ("second", centred(0.3)))
+    ]
+    assert layers.same_grid(*around)
+    labels = Labels(np.zeros(SHAPE, int), **layers.layout_of(around[0]))
+    with pytest.raises(GeometryError, match=r"'first' and 'second'.*different places"):
+        layers.parent_of(labels, around)
+    assert layers.image_behind(labels, around) is None
+    known = layer_of(layers.blank_like(around[1], LabelTable(), "ours"))
+    assert layers.parent_of(known, around) is around[1]
+
+
+def centred(tilt: float) -> Geometry:
+    """Return the same grid turned about its own centre."""
+    found = grid("SAR", tilt=tilt)
+    affine = found.affine.copy()
+    affine[:3, 3] -= found.to_world([(n - 1) / 2 for n in SHAPE])
+    return Geometry(found.shape, affine)
+
+
+def test_pictures_and_films_need_no_place() -> None:
+    viewer = ViewerModel()
+    flat = viewer.add_image(np.zeros((5, 6)))
+    assert layers.parent_of(Labels(np.zeros((5, 6), int)), []) is None
+    assert layers.parent_of(Labels(np.zeros((5, 6), int)), [flat]) is flat
+    film = viewer.add_image(np.zeros((3, 5, 6)), axis_labels=("t", "y", "x"))
+    labels = Labels(np.zeros((3, 5, 6), int), axis_labels=("t", "y", "x"))
+    assert layers.parent_of(labels, [film]) is film
+
+
+def test_labels_turned_by_hand_are_not_those_of_the_image() -> None:
+    shown = layer_of(layers.image_layers(volume(grid("SAR")))[0])
+    labels = Labels(np.zeros(SHAPE, int), **layers.layout_of(shown))
+    labels.rotate = 5.0
+    assert not layers.same_grid(labels, shown)
+
+
 def test_labels_of_another_shape_than_their_image_are_refused() -> None:
     image = ImageLayer(np.zeros((4, 5, 6)))
     with pytest.raises(GeometryError, match="choose its own image"):

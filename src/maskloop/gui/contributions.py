@@ -130,9 +130,10 @@ def intake_of(path: Path, *, job: Job | None = None) -> dict[str, Any]:  # Any: 
 
 
 def must_ask(report: Mapping[str, Any]) -> bool:  # Any: plain JSON values
-    """Whether an intake report leaves something to decide: several series, or one with problems."""
+    """Whether a report leaves something to decide: several series, problems, or a tilted gantry."""
     rows = report.get("series") or ()
-    return len(rows) > 1 or any(not row.get("loads") or row.get("problems") for row in rows)
+    odd = (not row["loads"] or row["problems"] or row.get("tilt_degrees") for row in rows)
+    return len(rows) > 1 or any(odd)
 
 
 def _is_asked(folder: Path) -> bool:
@@ -163,11 +164,21 @@ def looks_like_mask(path: Path) -> bool:
     return receipt.is_file() or bool(is_named)
 
 
+class NotSavedError(MaskloopError):
+    """A layer was not saved, for the reason given; no ValueError, which napari would swallow."""
+
+
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # Any: napari's types
     """Export one Labels layer, verified; the suffix of `path` chooses the format.
 
     A layer that does not know its place takes that of the image it lies over; a volume without
     one is refused.
+
+    Raises
+    ------
+    NotSavedError
+        If the layer's place is unknown or the format cannot hold it. napari takes a ValueError
+        for a writer that does not fit and drops its words.
     """
     from napari.layers import Labels
     from napari.utils.notifications import show_info, show_warning
@@ -176,12 +187,16 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # An
 
     place = (*layers.PLACING, "name", "features", "metadata")
     layer = Labels(data, **{key: meta[key] for key in place if key in meta})
-    parent = layers.parent_of(layer, _open_layers())
-    mask, note = layers.mask_of(layer, parent)
+    try:
+        parent = layers.parent_of(layer, _open_layers())
+        mask, note = layers.mask_of(layer, parent)
+        has_file = parent is not None and layers.placement_of(parent).source is not None
+        image = layers.image_of(parent) if has_file else None
+        receipt = export(mask, Path(path), image=image)
+    except InputError as error:
+        raise NotSavedError(str(error)) from error
     if note:
         show_warning(note)
-    has_file = parent is not None and layers.placement_of(parent).source is not None
-    receipt = export(mask, Path(path), image=layers.image_of(parent) if has_file else None)
     show_info(f"{receipt.path.name}: {receipt.verdict}, read back with {receipt.reader}")
     return [str(receipt.path)]
 

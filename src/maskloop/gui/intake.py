@@ -139,6 +139,8 @@ class Intake(QDialog):
         row = self._row()
         problems = row["problems"] if row is not None else ()
         offered = set().union(*(ways_of(problem) for problem in problems))
+        if row is not None and row.get("tilt_degrees"):
+            offered.add("resample")
         for box, name in ((self.resample, "resample"), (self.fill_gap, "fill_gap")):
             box.setChecked(False)
             box.setEnabled(name in offered)
@@ -169,15 +171,19 @@ class Intake(QDialog):
 def _texts(row: Row) -> tuple[str, ...]:
     spacing = row.get("spacing_mm") or ()
     number = row.get("number")
+    names = [str(problem["name"]) for problem in row["problems"]]
+    if row.get("tilt_degrees"):
+        names.append(f"tilt {float(row['tilt_degrees']):.3g}°")
     return (
         str(row["row"] if number in (None, "") else number),
         str(row.get("modality") or ""),
         str(row.get("what") or ""),
         str(row.get("slices") or ""),
         " x ".join(f"{float(step):.3g}" for step in spacing),
-        ", ".join(str(problem["name"]) for problem in row["problems"]) or "none",
+        ", ".join(names) or "none",
     )
 
 
 def _in_words(row: Row) -> str:
-    return "\n".join(str(problem["words"]) for problem in row["problems"])
+    lines = [*(problem["words"] for problem in row["problems"]), *(row.get("notes") or ())]
+    return "\n".join(map(str, lines))
