@@ -266,14 +266,15 @@ def _scaled(data: npt.NDArray[Any], slope: float, inter: float) -> npt.NDArray[A
     if data.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
         factor, offset = int(slope), int(inter)
         ends = (int(data.min()) * factor + offset, int(data.max()) * factor + offset)
-        numbers = (*ends, factor, offset, -1)
-        kind = np.result_type(*(np.min_scalar_type(number) for number in numbers))
-        if kind.kind == "i":
-            wide = np.promote_types(kind, np.int16)
-            whole: npt.NDArray[Any] = data.astype(wide)
-            whole *= wide.type(factor)
-            whole += wide.type(offset)
-            return whole
+        numbers = (*ends, factor, offset)
+        for wide in (np.int16, np.int32, np.int64):
+            limits = np.iinfo(wide)
+            if limits.min <= min(numbers) and max(numbers) <= limits.max:
+                # Values that do not fit wrap round, and the sum, which does fit, wraps back.
+                whole: npt.NDArray[Any] = data.astype(wide)
+                whole *= wide(factor)
+                whole += wide(offset)
+                return whole
     scaled: npt.NDArray[Any] = data.astype(np.float64 if data.dtype.itemsize > 4 else np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         scaled *= scaled.dtype.type(slope)

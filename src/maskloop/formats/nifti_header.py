@@ -85,7 +85,7 @@ def shape_of(header: Any, name: str) -> tuple[int, ...]:  # Any: nibabel is unty
         )
         raise FormatError(msg)
     dtype = header.get_data_dtype()
-    if dtype.kind == "c" or dtype.itemsize > 8:
+    if dtype.kind == "c" or not 0 < dtype.itemsize <= 8:
         msg = (
             f"expected real numbers of at most 64 bits in {name}, got {dtype}; convert the file "
             "first"
