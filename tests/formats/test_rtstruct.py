@@ -18,6 +18,7 @@ from maskloop.core.errors import FormatError, GeometryError, InputError, Unknown
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.job import Job
+from maskloop.desk.check import info
 from maskloop.formats import rtstruct
 from maskloop.loop.export import export
 from maskloop.loop.load import load_mask, load_masks
@@ -273,6 +274,16 @@ def test_an_image_is_asked_for_in_words(tmp_path):
     picture = Image(np.zeros((5, 5), np.uint8), Geometry.pixels((5, 5)))
     with pytest.raises(GeometryError, match="a volume in mm"):
         load_mask(path, image=picture)
+
+
+def test_info_lists_the_regions_without_an_image(tmp_path):
+    geometry = geometry_of(ORIENTATIONS["axial"])
+    rois = {"liver": [box(z, 1.5, 5.5, 1.5, 5.5) for z in (1, 2)], "spleen": []}
+    found = info(write(tmp_path / "a.dcm", geometry, rois, numbers=[4, 7]))
+    assert found["kind"] == "outlines"
+    rows = [(row["number"], row["name"], row["outlines"]) for row in found["regions"]]
+    assert rows == [(4, "liver", 2), (7, "spleen", 0)]
+    assert "SECRET" not in repr(found)
 
 
 def test_damage_is_refused(tmp_path):

@@ -86,6 +86,21 @@ def read_masks(path: Path, *, image: Image | None, kind: Kind | None, job: Job) 
     return _masks(file, _laid(file, on, None, job), on, kind)
 
 
+def inspect(path: Path, *, job: Job) -> dict[str, Any]:  # Any: plain JSON values
+    """Return the regions of a structure set; without an image they have no voxels."""
+    regions = [
+        {
+            "number": number,
+            "name": roi.row.name,
+            "colour": roi.row.colour,
+            "outlines": len(roi.outlines),
+            "points and open lines": roi.others,
+        }
+        for number, roi in _parsed(path).rois.items()
+    ]
+    return {"kind": "outlines", "regions": regions, "notes": list(job.notes)}
+
+
 @dataclass(slots=True, eq=False)
 class _Roi:
     """One region: its label, its closed outlines in RAS+ mm, what was left out."""
@@ -382,5 +397,6 @@ FORMAT = Format(
     sniff=sniff,
     read_mask=read_mask,
     read_masks=read_masks,
+    inspect=inspect,
     proof="synthetic data only",
 )
