@@ -382,8 +382,52 @@ def test_an_ome_tiff_never_opens_the_other_files_that_it_names(tmp_path):
     tifffile.imwrite(
         folder / "a.ome.tif", np.zeros((6, 7), np.uint8), description=xml, metadata=None
     )
-    with pytest.raises(FormatError, match="another file"):
+    with pytest.raises(FormatError, match="or another file"):
         load(folder / "a.ome.tif")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('SizeZ="1"', 'SizeZ="1000000000"'),
+        ('SizeX="7"', 'SizeX="1000000000"'),
+        ('SizeT="1"', 'SizeT="-1"'),
+        ('PlaneCount="1"', 'PlaneCount="1000000000"'),
+        ('FirstZ="0"', 'FirstZ="999999999"'),
+        ('SizeZ="1"', 'SizeZ="5"'),
+        ("<OME ", "<!DOCTYPE x []><OME "),
+    ],
+)
+def test_an_ome_header_cannot_ask_for_memory(tmp_path, change):
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        '<Pixels DimensionOrder="XYZCT" Type="uint8" SizeX="7" SizeY="6" SizeZ="1" SizeC="1" '
+        'SizeT="1" ID="Pixels:0"><TiffData IFD="0" FirstZ="0" PlaneCount="1"/></Pixels></Image>'
+        "</OME>"
+    )
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((6, 7), np.uint8), description=xml, metadata=None)
+    assert load(path).data.shape == (6, 7)
+    xml = xml.replace(*change)
+    tifffile.imwrite(path, np.zeros((6, 7), np.uint8), description=xml, metadata=None)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=r"expected .*got .*; "):
+        load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_an_imagej_stack_behind_one_page_is_read_whole_or_refused(tmp_path):
+    values = RNG.integers(0, 256, (4, 30, 40)).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    text = "ImageJ=1.54f\nimages=4\nslices=4\n"
+    tifffile.imwrite(path, values[0], description=text, metadata=None)
+    path.write_bytes(path.read_bytes() + values[1:].tobytes())
+    np.testing.assert_array_equal(load(path).data, values)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(FormatError, match="cut short"):
+        load(path)
 
 
 def test_resolutions_of_a_plain_picture_stay_out_of_its_grid(tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import struct
 import warnings
 import zlib
@@ -41,6 +40,7 @@ from maskloop.formats.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from xml.etree.ElementTree import Element
 
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind, LabelTable
@@ -343,7 +343,7 @@ def _read_tiff(path: Path, job: Job) -> tuple[Image, bool]:
     """Return ([t,] [z,] y, x [, c]) on its grid, and whether the last channel is transparency."""
     import tifffile
 
-    _require_chain(path)
+    pages = _count_pages(path)
     damage = (
         *(tifffile.TiffFileError, ValueError, IndexError, KeyError, struct.error, zlib.error),
         *(AttributeError, TypeError, ArithmeticError),  # for tags of odd types
@@ -352,12 +352,15 @@ def _read_tiff(path: Path, job: Job) -> tuple[Image, bool]:
     try:
         # Other files that an OME-TIFF names are not opened: they may lie anywhere.
         with tifffile.TiffFile(path, _multifile=False) as file:
+            ome = _ome_of(file, pages, path) if file.is_ome else None
             series = file.series[0]
             page = series.keyframe
-            if file.is_ome and series.kind != "ome":
-                _require_one_file(file.ome_metadata or "", path)
             _require_whole(series, path)
-            steps = _steps(file, page, path, job)
+            if ome is not None:
+                steps = _ome_steps(ome, path, job)
+            else:
+                _require_images(series, file.imagej_metadata or {}, pages, path, job)
+                steps = _imagej_steps(page, file.imagej_metadata or {}, path, job)
             if len(file.series) > 1:
                 job.say(f"{path.name} holds {len(file.series)} pictures; the first was read")
             has_alpha = int(page.photometric) == 2 and bool(page.extrasamples)
@@ -378,9 +381,10 @@ def _read_tiff(path: Path, job: Job) -> tuple[Image, bool]:
     return _ordered(data, axes, steps, path), is_coloured and data.shape[-1] == 4
 
 
-def _require_chain(path: Path) -> None:
+def _count_pages(path: Path) -> int:
     """Follow the pages of a TIFF; readers pass over a page that lies behind the end in silence."""
-    size, seen = path.stat().st_size, set()
+    size = path.stat().st_size
+    seen: set[int] = set()
     with path.open("rb") as stream:
         start = stream.read(16)
         order = ">" if start[:2] == b"MM" else "<"
@@ -394,7 +398,7 @@ def _require_chain(path: Path) -> None:
             text = stream.read(struct.calcsize(link))
             place = struct.unpack(order + link, text)[0]
             if place == 0 or place in seen:
-                return
+                return len(seen)
             seen.add(place)
             if place + struct.calcsize(count) > size:
                 raise _cut_short(path, place + struct.calcsize(count), size)
@@ -403,15 +407,62 @@ def _require_chain(path: Path) -> None:
             at = place + len(text) + entry * struct.unpack(order + count, text)[0]
 
 
-def _require_one_file(xml: str, path: Path) -> None:
-    """Refuse OME-XML that places planes in other files, which are not opened."""
-    others = set(re.findall(r'FileName="([^"]*)"', xml)) - {path.name}
-    if others:
+def _ome_of(file: Any, pages: int, path: Path) -> Element | None:  # Any: tifffile's class
+    """Return the OME-XML of a file if it speaks of this file's pages only, None if it is damaged.
+
+    tifffile makes lists as long as the XML asks for, and opens the files that it names.
+    """
+    from xml.etree import ElementTree
+
+    xml = str(file.ome_metadata or "")
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:  # entities can make a small text huge
         msg = (
-            f"expected all planes in {path.name}, got an OME header that places some in another "
-            f"file ({min(others)[:60]!r}); save them as one file"
+            f"expected plain OME-XML in {path.name}, got one with a DOCTYPE; save it again as "
+            "ImageJ TIFF"
         )
         raise FormatError(msg)
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    for node in root.iter():
+        kind = node.tag.rpartition("}")[2]
+        if kind == "Pixels":
+            planes = math.prod(_whole(node, f"Size{axis}") for axis in "ZCT")
+            area = math.prod(_whole(node, f"Size{axis}") for axis in "XY")
+            is_sane = planes <= 64 * pages and area <= _ANY_RATIO * path.stat().st_size
+        elif kind == "TiffData":
+            names = ("IFD", "FirstZ", "FirstC", "FirstT", "PlaneCount", "NumPlanes")
+            is_sane = all(_whole(node, name) <= 64 * pages for name in names)
+        else:
+            is_elsewhere = node.text != root.get("UUID") and node.get("FileName") != path.name
+            is_sane = kind != "UUID" or not is_elsewhere
+        if not is_sane:
+            msg = (
+                f"expected OME-XML about the {pages} pages of {path.name}, got a {kind} that needs "
+                "more of them or another file; save the picture as one whole file"
+            )
+            raise FormatError(msg)
+    return root
+
+
+def _whole(node: Element, name: str) -> int:
+    text = node.get(name, "1")
+    return int(text) if text.isdecimal() and len(text) < 20 else 10**20
+
+
+def _require_images(
+    series: Any, imagej: dict[str, Any], pages: int, path: Path, job: Job
+) -> None:  # Any: tifffile's class
+    """Refuse an ImageJ stack behind one page that has fewer planes than its header says."""
+    page = series.keyframe
+    area = int(page.imagewidth) * int(page.imagelength) * int(page.samplesperpixel)
+    planes, stated = math.prod(series.shape) // max(1, area), imagej.get("images", 1)
+    if not isinstance(stated, int) or stated <= planes:
+        return
+    if pages == 1:
+        raise _cut_short(path, stated * area * int(page.bitspersample) // 8, path.stat().st_size)
+    job.say(f"{path.name} speaks of {stated} images and holds {planes}; those were read")
 
 
 def _require_whole(series: Any, path: Path) -> None:  # Any: tifffile's class
@@ -423,6 +474,12 @@ def _require_whole(series: Any, path: Path) -> None:  # Any: tifffile's class
     else:
         stored = 0
         for page in series.pages:
+            if page is None:
+                msg = (
+                    f"expected all planes of {path.name}, got a header that names more than there "
+                    "are; the file was cut short: copy it again"
+                )
+                raise FormatError(msg)
             ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
             if max(ends, default=0) > size:
                 raise _cut_short(path, max(ends), size)
@@ -498,13 +555,10 @@ def _stack_grid(shape: tuple[int, ...], steps: tuple[float, ...]) -> Geometry:
     return Geometry(shape, affine, "mm")
 
 
-def _steps(
-    file: Any, page: Any, path: Path, job: Job
+def _imagej_steps(
+    page: Any, imagej: dict[str, Any], path: Path, job: Job
 ) -> tuple[float, float, float] | None:  # Any: tifffile's classes
-    """Return the (z, y, x) spacing in mm that an ImageJ header or OME-XML states, or None."""
-    if file.is_ome:
-        return _ome_steps(file.ome_metadata or "", path, job)
-    imagej = file.imagej_metadata or {}
+    """Return the (z, y, x) spacing in mm that an ImageJ header states, or None."""
     factor = _IN_MM.get(str(imagej.get("unit", "")).strip().lower())
     if factor is None:
         return None
@@ -523,16 +577,8 @@ def _steps(
     return abs(float(depth or 1)) * factor, found[0], found[1]
 
 
-def _ome_steps(xml: str, path: Path, job: Job) -> tuple[float, float, float] | None:
+def _ome_steps(root: Element, path: Path, job: Job) -> tuple[float, float, float] | None:
     """Return the (z, y, x) spacing in mm of the first picture in OME-XML, or None."""
-    from xml.etree import ElementTree
-
-    if "<!" in xml.replace("<!--", ""):  # entities can make a small text huge
-        return None
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return None
     pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
     if pixels is None:
         return None
