@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from maskloop.core.errors import FormatError
 from maskloop.formats.dicom_scan import scan
-from maskloop.formats.dicom_series import kind_of
+from maskloop.formats.dicom_series import is_cut, kind_of
 from maskloop.formats.swap import words
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _add(path: Path, found: Found) -> None:
         found.left_out.append((path.name, "DICOMDIR"))
     elif kind_of(one):
         found.slices.append(one)
-    elif one.words.get("rows"):
+    elif is_cut(one):
         found.left_out.append((path.name, "damaged: cut short before its pixels"))
     else:
         found.left_out.append((path.name, "no pixels"))

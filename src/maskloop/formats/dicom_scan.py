@@ -117,7 +117,10 @@ def _scanned(handle: int, head: bytes, size: int, path: Path) -> Slice | None:
         base += at
         os.lseek(handle, base, os.SEEK_SET)
         head, at = os.read(handle, room), 0
-    return _slice(path, fields, syntax, size, layout, (tag, base + start, length))
+    found = _slice(path, fields, syntax, size, layout, (tag, base + start, length))
+    if not tag and handle >= 0 and base + at != size:
+        found.words["is_cut"] = 1
+    return found
 
 
 def _slice(

@@ -28,6 +28,10 @@ _OTHERS = {
     "1.2.840.10008.5.1.4.1.1.66": "raw data",
 }
 _DOCUMENTS = tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("11.", "88.", "104."))
+_WITH_PIXELS = frozenset(
+    "1.2.840.10008.5.1.4.1.1." + tail
+    for tail in ("1", "1.1", "2", "2.1", "2.2", "4", "4.1", "4.4", "7", "20", "128", "130")
+)
 SEGMENTATIONS = frozenset(uid for uid, kind in _OTHERS.items() if kind == "segmentation")
 CONTOURS = frozenset(uid for uid, kind in _OTHERS.items() if kind == "contours")
 # What may tell planes of one place apart, most telling first.
@@ -106,6 +110,11 @@ def kind_of(one: Slice) -> str:
     return "image" if one.words.get("rows") and one.words.get("has_pixels") else ""
 
 
+def is_cut(one: Slice) -> bool:
+    """Whether a file without pixels must have had some: it ends inside an element, or is a CT."""
+    return bool(one.words.get("is_cut")) or one.texts.get("class") in _WITH_PIXELS
+
+
 def rows_of(files: Iterable[Slice]) -> list[Row]:
     """Return the rows of these files, in a stable order: by series number, then by series."""
     groups: dict[tuple[object, ...], list[Slice]] = defaultdict(list)
@@ -117,9 +126,9 @@ def rows_of(files: Iterable[Slice]) -> list[Row]:
             continue
         for one in planes_of(file):
             groups[_key(one)].append(one)
-    rows = [row for group in _joined(groups) for row in _split_up(group)]
-    rows += [Row(group, kind) for (kind, _), group in others.items()]
-    return sorted(rows, key=_place_in_list)
+    images = sorted((Row(group) for group in _joined(groups)), key=_place_in_list)
+    rest = sorted((Row(group, kind) for (kind, _), group in others.items()), key=_place_in_list)
+    return [row for image in images for row in _split_up(image.planes)] + rest
 
 
 def _series(one: Slice) -> str:
@@ -128,12 +137,7 @@ def _series(one: Slice) -> str:
 
 
 def _place_in_list(row: Row) -> tuple[object, ...]:
-    return (
-        not row.is_image,
-        int(row.number or 1 << 40),
-        row.uid,
-        min(str(one.path) for one in row.planes[:1]),
-    )
+    return int(row.number or 1 << 40), row.uid, str(row.planes[0].path)
 
 
 def _key(one: Slice) -> tuple[object, ...]:
