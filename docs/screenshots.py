@@ -126,7 +126,45 @@ def train(viewer: Any, panel: Any, folder: Path) -> None:
     save(viewer, "train")
 
 
-SCENES = {scene.__name__: scene for scene in (window, nuclei, export, train)}
+def views(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw three linked planes, the crosshair in a tumour, and what lies under the mouse."""
+    _, mask = viewer.open_sample("napari-maskloop", "phantom-ct-with-mask")
+    mask.opacity = 0.45
+    panel.load.three_views.click()
+    slices = (mask.data == 2).sum(axis=(1, 2))
+    at = int(slices.argmax())
+    rows, columns = (mask.data[at] == 2).nonzero()
+    viewer.dims.current_step = (at, int(rows[0]) + 3, int(columns[0]))
+    viewer.cursor.position = tuple(viewer.dims.point)
+    only(panel, panel.load, panel.correct)
+    viewer.reset_view()
+    save(viewer, "views")
+
+
+def letters(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw an oblique scan, sagittal: two letters where an axis leads between two directions."""
+    import numpy as np
+    from napari.layers import Layer
+
+    from maskloop.core.geometry import Geometry
+    from maskloop.core.image import Image
+    from maskloop.gui import layers
+    from maskloop.ops.phantom import phantom_ct
+
+    image, _ = phantom_ct(5, lesions=(4, 6))
+    cos, sin = np.cos(np.deg2rad(30)), np.sin(np.deg2rad(30))
+    turn = np.array([[1, 0, 0, 0], [0, cos, -sin, 0], [0, sin, cos, 0], [0, 0, 0, 1]])
+    turned = Image(image.data, Geometry(image.geometry.shape, turn @ image.geometry.affine))
+    viewer.add_layer(Layer.create(*layers.image_layers(turned, name="oblique CT")[0]))
+    viewer.dims.order = (2, 0, 1)
+    viewer.dims.set_current_step(2, 40)
+    viewer.cursor.position = tuple(viewer.dims.point)
+    only(panel, panel.load)
+    viewer.reset_view()
+    save(viewer, "letters")
+
+
+SCENES = {scene.__name__: scene for scene in (window, nuclei, export, train, views, letters)}
 
 
 def main(names: list[str]) -> None:
