@@ -139,6 +139,7 @@ def test_python_m_maskloop_is_the_command():
         ["correct", "mask.nii.gz", "--tool", "islands", "--label", "2", "-o", "new.nii.gz"],
         ["export", "mask.nii.gz", "-o", "new.nii.gz", "--image", "ct.nii.gz"],
         ["export", "cells.png", "-o", "new.json", "--image", "photo.png"],
+        ["convert", "ct.nii.gz", "-o", "new.nrrd"],
         ["score", "mask.nii.gz", "mask.nii.gz"],
         ["doctor"],
     ],
@@ -242,6 +243,7 @@ BAD = {
         ["correct", "gone.nii.gz", "--tool", "islands", "-o", "old.nii.gz"],
         ["correct", "mask.nii.gz", "--image", "gone.nii.gz", "-t", "islands", "-o", "old.nii.gz"],
         ["export", "gone.nii.gz", "-o", "old.nii.gz"],
+        ["convert", "gone.nii.gz", "-o", "old.nii.gz"],
         ["export", "mask.nii.gz", "--image", "gone.nii.gz", "-o", "old.nii.gz"],
         ["train", "gone.nii.gz=mask.nii.gz", "--base", "phantom-liver", "--name", "new"],
         ["train", "ct.nii.gz=gone.nii.gz", "--base", "phantom-liver", "--name", "new"],
@@ -252,6 +254,7 @@ BAD = {
     ],
     "empty folder": [
         ["info", "empty"],
+        ["convert", "empty", "-o", "old.nii.gz"],
         ["predict", "empty", "-m", "phantom-liver", "-o", "old.nii.gz"],
         ["train", "empty", "--base", "phantom-liver", "--name", "new"],
     ],

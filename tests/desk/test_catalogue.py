@@ -110,7 +110,9 @@ def test_formats_say_what_they_read_and_write() -> None:
     rows = {row["name"]: row for row in catalogue.list_formats()}
     assert rows["nifti"]["suffixes"][0] == ".nii.gz"
     assert rows["nifti"]["reads"] == "images, masks"
-    assert rows["nifti"]["writes"] == "masks"
+    assert rows["nifti"]["writes"] == "images, masks"
+    assert (rows["mgh"]["reads"], rows["mgh"]["writes"]) == ("images, masks", "")
+    assert (rows["rtstruct"]["reads"], rows["rtstruct"]["writes"]) == ("masks", "")
 
 
 def test_tools_come_with_their_options() -> None:

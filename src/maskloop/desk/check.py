@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import InputError, MaskloopError
+from maskloop.core.errors import FormatError, InputError, MaskloopError
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
@@ -57,7 +58,10 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
     chosen = format_of(path)
     common = {"path": str(path), "format": chosen.name}
     if chosen.inspect is not None:
-        return {**common, **chosen.inspect(path, job=job)}
+        found = chosen.inspect(path, job=job)
+        if not found["series"]:
+            raise _no_series(path, found["left_out"])
+        return {**common, **found}
     if chosen.read_image is None:
         what = _coco(path, job) if chosen.name == "coco" else _masks(path, job)
         return {**common, **what, "notes": list(dict.fromkeys(job.notes))}
@@ -157,6 +161,15 @@ def info_text(found: dict[str, Any]) -> str | None:  # Any: plain JSON values
     from maskloop.formats.dicom_report import intake_text
 
     return intake_text(found)
+
+
+def _no_series(path: Path, left_out: list[dict[str, str]]) -> FormatError:
+    reasons = Counter(entry["why"] for entry in left_out)
+    held = ", ".join(f"{n} files ({why})" for why, n in reasons.most_common(5)) or "nothing"
+    return FormatError(
+        f"expected DICOM in {path.name!r} or below it, got {held}; choose a folder of DICOM, or "
+        "one file of another format"
+    )
 
 
 def _masks(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values

@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 # name: (module:attribute, suffixes), longest suffix first.
 _TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "nifti": ("maskloop.formats.nifti:FORMAT", (".nii.gz", ".nii")),
+    "nrrd": ("maskloop.formats.nrrd:FORMAT", (".seg.nrrd", ".nrrd", ".nhdr")),
+    "metaimage": ("maskloop.formats.metaimage:FORMAT", (".mha", ".mhd")),
+    "mgh": ("maskloop.formats.mgh:FORMAT", (".mgz", ".mgh")),
+    "dicomseg": ("maskloop.formats.dicomseg:FORMAT", (".seg.dcm",)),
+    "rtstruct": ("maskloop.formats.rtstruct:FORMAT", (".rtstruct.dcm",)),
     "dicom": ("maskloop.formats.dicom:FORMAT", (".dcm", ".dicom", ".ima")),
     "picture": ("maskloop.formats.picture:FORMAT", (".png", ".tif", ".tiff", ".jpg", ".jpeg")),
     "coco": ("maskloop.formats.coco:FORMAT", (".json",)),
 }
 
 # Formats that share a suffix and are told apart by content: those that hold masks only, first.
-KIN: dict[str, tuple[str, ...]] = {}
+KIN = {"dicom": ("dicomseg", "rtstruct")}
 
 FORMATS = Registry(
     "format", "maskloop.formats", {name: target for name, (target, _) in _TABLE.items()}
