@@ -540,6 +540,21 @@ def test_real_highdicom_files_equal_their_own_volume(name, shared_data, tmp_path
     require_same_places(points(mask.data, mask.geometry), {1: places})
 
 
+@pytest.mark.slow
+def test_a_real_mask_is_written_on_a_real_series(shared_data, tmp_path):
+    folder = unzipped(shared_data / "ct_liver/ircadb17/PATIENT_DICOM.zip", tmp_path / "ct")
+    image = load(next(p.parent for p in folder.rglob("*") if p.is_file()))
+    mask = load_mask(shared_data / "ct_liver/ircadb17/labels.nii.gz", image=image)
+    receipt = export(mask, tmp_path / "mask.seg.dcm", image=image)
+    assert receipt.verdict == "PASS"
+    volume = highdicom.seg.segread(tmp_path / "mask.seg.dcm").get_volume(combine_segments=True)
+    assert volume.array.shape == (119, 512, 512)
+    for label in (1, 2):
+        index = np.argwhere(volume.array == label)
+        places = volume.map_indices_to_reference(index) * (-1, -1, 1)
+        require_same_places({label: places}, {label: points(mask.data, mask.geometry)[label]})
+
+
 def test_far_apart_frames_leave_a_hole_of_zeros(shared_data, tmp_path):
     folder = unzipped(shared_data / "dicom/highdicom_seg/test_files.zip", tmp_path)
     masks = load_masks(next(folder.rglob("seg_image_ct_binary_overlap.dcm")))

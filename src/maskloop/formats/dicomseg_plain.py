@@ -16,6 +16,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.formats.base import Evidence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _Dataset = Any  # Any: pydicom's dataset, whose attributes are known at run time only
@@ -46,14 +47,14 @@ def read(path: Path) -> Evidence:
         shared = data.SharedFunctionalGroupsSequence[0]
         affine, levels = _lattice(groups, shared)
         numbers = _ids(data.SegmentSequence)
-        planes = _planes(data)
-        ids = np.zeros((max(levels) + 1, *planes.shape[1:]), np.uint32)
-        for level, group, plane in zip(levels, groups, planes, strict=True):
+        shape = max(levels) + 1, int(data.Rows), int(data.Columns)
+        ids = np.zeros(shape, np.min_scalar_type(max(numbers.values())))
+        for level, group, plane in zip(levels, groups, _planes(data), strict=True):
             found = _painted(data, group, shared, plane, numbers)
             if (ids[level][found > 0] > 0).any():
                 msg = f"expected segments without overlap in {path.name}, got some; split them"
                 raise FormatError(msg)
-            ids[level] += found
+            ids[level] += found.astype(ids.dtype)
         names = {
             numbers[int(s.SegmentNumber)]: str(s.SegmentLabel)
             for s in data.SegmentSequence
@@ -77,16 +78,18 @@ def _ids(segments: _Dataset) -> dict[int, int]:
     return ids
 
 
-def _planes(data: _Dataset) -> npt.NDArray[Any]:
-    """Return the stored values, (frames, rows, columns)."""
-    shape = (int(data.get("NumberOfFrames", 1)), int(data.Rows), int(data.Columns))
-    size = shape[0] * shape[1] * shape[2]
-    if int(data.BitsAllocated) == 1:
-        # PS3.5 8.1.1: the first pixel is the least significant bit; frames follow without gaps.
-        packed = np.frombuffer(data.PixelData, np.uint8)
-        return np.unpackbits(packed, count=size, bitorder="little").reshape(shape)
-    kind = "<u2" if int(data.BitsAllocated) == 16 else "u1"
-    return np.frombuffer(data.PixelData, kind, count=size).reshape(shape)
+def _planes(data: _Dataset) -> Iterator[npt.NDArray[Any]]:
+    """Yield the stored values of each frame, (rows, columns)."""
+    shape = int(data.Rows), int(data.Columns)
+    size, bits = shape[0] * shape[1], int(data.BitsAllocated)
+    stored = np.frombuffer(data.PixelData, np.uint8)
+    for number in range(int(data.get("NumberOfFrames", 1))):
+        start, stop = number * size * bits, (number + 1) * size * bits
+        part = stored[start // 8 : -(-stop // 8)]
+        if bits == 1:
+            # PS3.5 8.1.1: the first pixel is the least significant bit; frames follow without gaps.
+            part = np.unpackbits(part, bitorder="little")[start % 8 :][:size]
+        yield part.view("<u2" if bits == 16 else np.uint8).reshape(shape)
 
 
 def _painted(

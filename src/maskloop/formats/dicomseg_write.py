@@ -442,7 +442,9 @@ def _segment(number: int, row: Label, ready: _Ready) -> _Dataset:
     name, kept = ready.codes.get(row.id, ("", None))
     if name != row.name:
         kept = None
-    category, kind = _TYPES.get(" ".join(row.name.lower().split()), (_TISSUE, _TISSUE))
+    category, kind = _TYPES.get(
+        " ".join(row.name.lower().replace("_", " ").split()), (_TISSUE, _TISSUE)
+    )
     by_hand = not row.author and (kept is None or kept.SegmentAlgorithmType == "MANUAL")
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="maskloop",
