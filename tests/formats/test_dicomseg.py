@@ -663,6 +663,49 @@ BLANK = {
 }
 
 
+def test_segments_that_others_added_get_ids_of_their_own(tmp_path):
+    def added(data) -> None:
+        for text, number in (("", 4), ("[label id 2]", 5), ("[label id 0]", 6)):
+            segment = pydicom.Dataset()
+            segment.update(data.SegmentSequence[0])
+            segment.SegmentNumber, segment.SegmentLabel = number, f"added {number}"
+            segment.SegmentDescription = text
+            data.SegmentSequence.append(segment)
+
+    found = load_mask(made(tmp_path, x=added)).labels.names
+    assert found[1] == "liver"
+    assert found[300] == "odd ä"
+    assert found[4] == "added 4"
+    assert len(found) == 6
+    assert set(found.values()) == {"liver", "tumour", "odd ä", "added 4", "added 5", "added 6"}
+
+
+def test_another_frame_of_reference_is_told(tmp_path):
+    job = Job()
+    path = made(tmp_path, FrameOfReferenceUID="2.25.999")
+    mask = load_mask(path, image=load(tmp_path / "ct"), job=job)
+    np.testing.assert_array_equal(mask.data, ids())
+    assert any("another frame of reference than 'CT series 4'" in note for note in job.notes)
+
+
+def test_a_multi_frame_series_takes_and_gives_segmentations(shared_data, tmp_path):
+    folder = unzipped(shared_data / "dicom/dcmqi_seg/segmentations.zip", tmp_path)
+    image = load(folder / "24x38x3/multiframe/mf.dcm")
+    mask = load_mask(folder / "24x38x3/seg/label.seg", image=image)
+    np.testing.assert_array_equal(mask.data, load_mask(folder / "24x38x3/seg/label.seg").data)
+    export(mask, tmp_path / "mask.seg.dcm", image=image)
+    stored = pydicom.dcmread(tmp_path / "mask.seg.dcm")
+    source = pydicom.dcmread(folder / "24x38x3/multiframe/mf.dcm")
+    for frame in stored.PerFrameFunctionalGroupsSequence:
+        item = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert item.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        other = source.PerFrameFunctionalGroupsSequence[item.ReferencedFrameNumber - 1]
+        places = [
+            np.array(f.PlanePositionSequence[0].ImagePositionPatient, float) for f in (frame, other)
+        ]
+        np.testing.assert_allclose(*places, atol=1e-3)
+
+
 def uneven(data) -> None:
     for frame in data.PerFrameFunctionalGroupsSequence:
         place = frame.PlanePositionSequence[0].ImagePositionPatient

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -305,8 +307,7 @@ def _rows(segments: _Dataset) -> dict[int, Label]:
     import highdicom
 
     texts = {int(s.SegmentNumber): str(s.get("SegmentDescription") or "") for s in segments}
-    stated = {n: int(m[1]) for n, t in texts.items() if (m := _ID.search(t)) and int(m[1]) > 0}
-    is_ours = len(set(stated.values())) == len(stated) == len(texts)
+    ids = _label_ids(texts)
     rows = {}
     for segment in segments:
         number = int(segment.SegmentNumber)
@@ -318,8 +319,24 @@ def _rows(segments: _Dataset) -> dict[int, Label]:
         if lab is not None and len(lab) == 3:
             rgb = highdicom.color.CIELabColor.from_dicom_value(list(lab)).to_rgb(clip=True)
             colour = "#{:02x}{:02x}{:02x}".format(*rgb)
-        rows[number] = Label(stated[number] if is_ours else number, name, colour)
+        rows[number] = Label(ids[number], name, colour)
     return dict(sorted(rows.items()))
+
+
+def _label_ids(texts: Mapping[int, str]) -> dict[int, int]:
+    """Return a label id for each segment number: the stated one, else the number, else a free one.
+
+    Another program may have added segments to a file of ours, or copied one with its description.
+    """
+    stated = {n: int(m[1]) for n, t in texts.items() if (m := _ID.search(t)) and int(m[1]) > 0}
+    uses = Counter(stated.values())
+    ids = {n: i for n, i in stated.items() if uses[i] == 1}
+    taken = set(ids.values())
+    free = (n for n in count(max([*texts, *taken], default=0) + 1))
+    for number in sorted(set(texts) - set(ids)):
+        ids[number] = number if number not in taken else next(free)
+        taken.add(ids[number])
+    return ids
 
 
 def _laid(file: _File, image: Image | None, entry: str | int | None, job: Job) -> Layers:
@@ -531,6 +548,12 @@ def _places_on(file: _File, image: Image, job: Job) -> list[_Place]:
             f"({grid.shape}, {grid.unit}); choose the image it was drawn on"
         )
         raise GeometryError(msg)
+    frames = (getattr(image.header, "frame_of_reference", ""), file.seg.get("FrameOfReferenceUID"))
+    if all(frames) and frames[0] != frames[1]:
+        job.say(
+            f"{file.path.name} states another frame of reference than {image.name!r}; it was "
+            "placed by its positions all the same: check that it lies where it should"
+        )
     rows, columns = file.shape
     firsts = grid.to_index(file.origins)
     downs = grid.to_index(file.origins + file.down) - firsts

@@ -220,6 +220,7 @@ def _ready(mask: Mask, losses: list[str]) -> _Ready:
     codes: Mapping[int, tuple[str, _Dataset]] = {}
     if isinstance(header, SegHeader):
         codes = header.codes
+        losses.append("free text of the segments as they were read (descriptions, tracking names)")
         if header.series is None:
             return _from_segmentation(mask, header, losses)
         header = header.series
