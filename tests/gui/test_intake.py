@@ -40,6 +40,15 @@ UNEVEN = {
     "words": "expected equal steps",
     "choices": ["--resample", "--fill-gap"],
 }
+CONTOURS = {
+    "row": 2,
+    "number": "7",
+    "modality": "RTSTRUCT",
+    "what": "contours",
+    "files": 1,
+    "loads": False,
+    "problems": [],
+}
 MIXED = {"name": "mixed sizes", "words": "expected one size", "choices": []}
 
 
@@ -54,6 +63,8 @@ def report(*rows: dict[str, Any]) -> dict[str, Any]:
         ((row(1), row(2)), True),
         ((row(1, loads=False, problems=[GAP]),), True),
         ((row(1, tilt_degrees=18.5),), True),
+        ((row(1), CONTOURS), False),
+        ((CONTOURS,), False),
         ((), False),
     ],
 )
@@ -100,6 +111,16 @@ def test_a_series_that_nothing_can_mend_cannot_be_opened(qtbot: Any) -> None:
     dialog.fill_gap.setChecked(True)
     assert not dialog.open_button.isEnabled()
     assert "cannot be opened" in dialog.words.text()
+
+
+def test_what_is_no_image_is_listed_and_not_opened(qtbot: Any) -> None:
+    dialog = Intake(report(row(1, told_apart_by=["echo 2"]), CONTOURS, row(3, slices=2)))
+    qtbot.addWidget(dialog)
+    assert dialog.open_button.isEnabled()
+    assert dialog.table.item(0, 2).text() == "axial volume, echo 2"
+    dialog.choose(1)
+    assert "no image" in dialog.words.text()
+    assert not dialog.open_button.isEnabled()
 
 
 def test_ticks_do_not_stay_when_another_series_is_selected(qtbot: Any) -> None:

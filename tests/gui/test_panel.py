@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -319,6 +320,120 @@ def test_export_shows_the_receipt_and_keeps_the_grid(
     found = nibabel.load(out)
     assert np.allclose(found.affine[:3, 3], expected.affine[:3, 3])
     assert (np.asarray(found.dataobj) == 2).sum() == 32
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_new_labels_of_napari_are_exported_on_the_grid_of_their_oblique_ct(
+    window: Any, settle: Settle, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    affine = np.array(
+        [[-0.9, 0.2, 0.0, 40], [0.2, 0.9, 0.3, -30], [0.0, -0.2, 2.4, 10], [0, 0, 0, 1]]
+    )
+    pixels = np.random.default_rng(3).integers(-1000, 900, (12, 11, 10)).astype(np.int16)
+    path = tmp_path / "ct.nii.gz"
+    nibabel.Nifti1Image(pixels, affine).to_filename(path)
+    viewer, panel = window
+    (image,) = viewer.open(str(path), plugin="napari-maskloop")
+    viewer.layers.selection = {image}
+    viewer.dims.order = order
+    viewer._new_labels()
+    labels = layers.bare(viewer.layers[-1])
+    labels.brush_size = 3
+    labels.paint((4, 6, 7), 1)
+    out = tmp_path / "painted.nii.gz"
+    panel.export.path.setText(str(out))
+    panel.export.run.click()
+    settle(panel)
+    assert "PASS" in panel.export.receipt.toPlainText()
+    found = nibabel.load(out)
+    assert np.allclose(found.affine, affine, atol=1e-5)
+    marked = np.sort(pixels[np.asarray(found.dataobj) > 0])
+    assert np.array_equal(marked, np.sort(image.data[labels.data > 0]))
+
+
+def test_labels_of_unknown_place_are_refused_in_the_panel(
+    window: Any, settle: Settle, tmp_path: Path
+) -> None:
+    viewer, panel = window
+    viewer.add_image(np.zeros((4, 5, 6)), scale=(3, 1, 1), units=("mm",) * 3, name="theirs")
+    viewer._new_labels()
+    panel.export.path.setText(str(tmp_path / "out.nii.gz"))
+    panel.export.run.click()
+    settle(panel)
+    assert "open the image with maskloop" in panel.host.message.text()
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_every_format_that_holds_masks_is_offered_and_filtered(window: Any) -> None:
+    from maskloop.desk.catalogue import list_formats
+    from maskloop.gui.sections.load import filters
+
+    _, panel = window
+    offered = [
+        panel.export.format.itemText(i).split()[0] for i in range(panel.export.format.count())
+    ]
+    assert len(offered) == len(set(offered))
+    for row in list_formats():
+        if "masks" in row["writes"]:
+            assert row["suffixes"][0] in offered
+    for suffix in (".nii.gz", ".seg.nrrd", ".mha", ".seg.dcm", ".png", ".json"):
+        assert suffix in offered
+    assert "*.mgz" in filters("images")
+    assert "*.json" not in filters("images")
+    assert "*.seg.nrrd" in filters("masks")
+
+
+def test_the_mouse_is_followed_within_two_milliseconds(window: Any) -> None:
+    viewer, panel = window
+    add_ct(viewer)
+    panel.correct.new.click()
+    panel.host.labels.layer.data[:] = 1
+    points = [panel.host.image.layer.data_to_world((3, 4 + i % 9, 5)) for i in range(300)]
+    viewer.cursor.position = tuple(points[0])
+    start = time.process_time()
+    for point in points:
+        viewer.cursor.position = tuple(point)
+    assert (time.process_time() - start) / len(points) < 0.002
+    first, second = panel.host.under_mouse.text().split("\n")
+    assert first.endswith("mm")
+    assert "label 1 (1)" in second
+    viewer.cursor.position = (1e6, 1e6, 1e6)
+    assert panel.host.under_mouse.text() == "\n"
+
+
+def test_the_preferred_side_is_taken_from_the_preferences(
+    make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskloop.gui.sections import load as load_module
+
+    preferred = {"sides": "neurological"}
+    monkeypatch.setattr(load_module, "setting", preferred.get)
+    viewer = make_napari_viewer()
+    _, panel = viewer.window.add_plugin_dock_widget("napari-maskloop", "maskloop")
+    add_ct(viewer)
+    assert panel.letters == {"top": "A", "bottom": "P", "left": "L", "right": "R"}
+    panel.load.convention.setCurrentIndex(0)
+    assert panel.letters["left"] == "R"
+
+
+def test_overlapping_regions_open_as_one_layer_each(
+    window: Any, settle: Settle, shared_data: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(shared_data / "dicom" / "dcmqi_seg" / "segmentations.zip") as packed:
+        packed.extractall(tmp_path)
+    viewer, panel = window
+    panel.load.open_path(tmp_path / "ct-3slice")
+    settle(panel)
+    panel.load.open_path(tmp_path / "partial_overlaps.dcm")
+    settle(panel)
+    image, *masks = viewer.layers
+    assert image.name == "CT series 2"
+    assert len(masks) > 1
+    assert len({mask.name for mask in masks}) == len(masks)
+    for mask in masks:
+        assert type(layers.bare(mask)).__name__ == "Labels"
+        assert mask.data.any()
+        assert layers.same_grid(mask, image)
 
 
 def test_export_of_a_picture_as_coco(window: Any, settle: Settle, tmp_path: Path) -> None:

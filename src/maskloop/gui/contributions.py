@@ -130,8 +130,8 @@ def intake_of(path: Path, *, job: Job | None = None) -> dict[str, Any]:  # Any: 
 
 
 def must_ask(report: Mapping[str, Any]) -> bool:  # Any: plain JSON values
-    """Whether a report leaves something to decide: several series, problems, or a tilted gantry."""
-    rows = report.get("series") or ()
+    """Whether a report leaves something to decide: several images, problems, a tilted gantry."""
+    rows = [row for row in report.get("series") or () if row.get("slices")]
     odd = (not row["loads"] or row["problems"] or row.get("tilt_degrees") for row in rows)
     return len(rows) > 1 or any(odd)
 

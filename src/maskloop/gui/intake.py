@@ -110,7 +110,11 @@ class Intake(QDialog):
     def _likeliest(self) -> int:
         """Return the longest series that loads as it is, else the longest that can be made to."""
         ranks = [
-            (bool(row.get("loads")), all(ways_of(p) for p in row["problems"]), row["slices"] or 0)
+            (
+                bool(row.get("loads")),
+                all(ways_of(p) for p in row["problems"]),
+                row.get("slices") or 0,
+            )
             for row in self._rows
         ]
         return max(range(len(ranks)), key=ranks.__getitem__, default=0)
@@ -156,6 +160,8 @@ class Intake(QDialog):
         ticked |= {"fill_gap"} if self.fill_gap.isChecked() else set()
         if row.get("loads"):
             return ""
+        if not row.get("slices"):
+            return "This is no image; open its file with Open mask."
         unsettled = [problem for problem in row["problems"] if not ways_of(problem) & ticked]
         if any(not ways_of(problem) for problem in unsettled):
             return "This series cannot be opened as a volume."
@@ -177,7 +183,7 @@ def _texts(row: Row) -> tuple[str, ...]:
     return (
         str(row["row"] if number in (None, "") else number),
         str(row.get("modality") or ""),
-        str(row.get("what") or ""),
+        ", ".join(map(str, (row.get("what") or "", *(row.get("told_apart_by") or ())))),
         str(row.get("slices") or ""),
         " x ".join(f"{float(step):.3g}" for step in spacing),
         ", ".join(names) or "none",

@@ -29,7 +29,7 @@ from maskloop.gui.tips import TIPS
 
 LINE = QColor(255, 213, 74, 150)
 LETTER = QColor("#ffd54a")
-_MARGIN = 22  # pixels for the letters
+_MARGIN = 32  # pixels for the letters
 _CLEAR = 44  # the same on the canvas
 _LOOKS = (
     "set_data", "visible", "opacity", "contrast_limits", "colormap", "gamma", "blending",
@@ -119,9 +119,9 @@ class PlaneView(QWidget):
         point = self._views.point
         cross = place.map(QPointF(point[self.plane.columns], point[self.plane.rows]))
         painter.setPen(QPen(LINE, 1))
-        low, wide, high = _MARGIN, self.width() - _MARGIN, self.height() - _MARGIN
-        painter.drawLine(QPointF(cross.x(), low), QPointF(cross.x(), high))
-        painter.drawLine(QPointF(low, cross.y()), QPointF(wide, cross.y()))
+        wide, high = self.width() - _MARGIN, self.height() - _MARGIN
+        painter.drawLine(QPointF(cross.x(), _MARGIN), QPointF(cross.x(), high))
+        painter.drawLine(QPointF(_MARGIN, cross.y()), QPointF(wide, cross.y()))
         painter.setPen(LETTER)
         font = painter.font()
         font.setPointSize(12)

@@ -195,9 +195,10 @@ class LoadSection(Section):
 
         for data in found.layers:
             added = self._host.viewer.add_layer(Layer.create(*data))
-        said = " ".join(dict.fromkeys(found.notes))
-        kind = "warning" if said else ""
-        self._host.say(f"{added.name}: {layers.words_of(added)}. {said}".strip(), kind)
+        more = len(found.layers) - 1
+        about = f"{added.name}: {layers.words_of(added)}" + (f", and {more} more" if more else "")
+        said = [note.rstrip(".") for note in dict.fromkeys(found.notes)]
+        self._host.say(". ".join([about, *said]) + ".", "warning" if said else "")
 
     def _ask_image(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Open image", "", filters("images"))
