@@ -208,7 +208,6 @@ def test_extensions_that_lie_about_their_size_are_passed_over(size, tmp_path):
 @pytest.mark.parametrize("unit", ["meter", "mm", "micron", "unknown"])
 def test_units_of_length_are_heeded_and_kept(unit, tmp_path):
     factor = {"meter": 1000, "micron": 0.001}.get(unit, 1)
-    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), AFFINE / [[factor]] * 3 + [[1]])
     stated = AFFINE.copy()
     stated[:3] /= factor
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), stated)

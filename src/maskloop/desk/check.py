@@ -59,7 +59,7 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
     common = {"path": str(path), "format": chosen.name}
     if chosen.inspect is not None:
         found = chosen.inspect(path, job=job)
-        if not found["series"]:
+        if not found.get("series", True):  # formats other than DICOM series list none
             raise _no_series(path, found["left_out"])
         return {**common, **found}
     if chosen.read_image is None:
