@@ -15,7 +15,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.gui import layers
 from maskloop.gui.ortho import ThreeViews
-from maskloop.gui.planes import picture_of
+from maskloop.gui.planes import picture_of, planes_of
 from maskloop.gui.upright import Upright
 from tests.gui.test_bearing import ORIENTATIONS, grid
 
@@ -282,8 +282,6 @@ def test_the_crosshair_crosses_the_voxel_it_names(window: Any, qtbot: Any) -> No
 
 
 def test_planes_of_layers_on_other_grids_lie_over_each_other() -> None:
-    from maskloop.gui.planes import planes_of
-
     coarse = Geometry.regular((4, 10, 10), (6.0, 4.0, 4.0), (2.0, 2.0, 3.0))
     fine = Geometry.regular((8, 20, 20), (3.0, 2.0, 2.0), (1.0, 1.0, 1.5))
     boxes = []
@@ -297,6 +295,37 @@ def test_planes_of_layers_on_other_grids_lie_over_each_other() -> None:
         assert axial.colours[:, -1, :3].min() == 255
         assert axial.colours[:, 0, :3].max() == 0
     assert np.allclose(boxes[0], boxes[1])
+
+
+def test_a_layer_turned_by_hand_is_left_out_of_the_planes() -> None:
+    (data,) = layers.image_layers(marked(Geometry.regular((4, 10, 10), (6, 4, 4)), "L"))
+    layer = Layer.create(*data)
+    plane = planes_of(3, has_patient=True)[0]
+    point = layer.data_to_world((2, 5, 5))
+    assert picture_of(layer, plane, point) is not None
+    layer.rotate = 20.0
+    assert picture_of(layer, plane, layer.data_to_world((2, 5, 5))) is None
+
+
+def test_a_series_in_time_and_colours_are_drawn_as_napari_draws_them() -> None:
+    geometry = Geometry.regular((3, 4, 5), (3.0, 2.0, 2.0))
+    pixels = np.zeros((2, *geometry.shape), np.uint8)
+    pixels[1, 2] = 255
+    series = Image(pixels, geometry, has_time=True)
+    layer = Layer.create(*layers.image_layers(series)[0])
+    axial = planes_of(4, has_patient=True)[0]
+    for time, shade in ((0, 0), (1, 255)):
+        found = picture_of(layer, axial, layer.data_to_world((time, 2, 1, 1)))
+        assert found is not None
+        assert found.colours[..., :3].min() == found.colours[..., :3].max() == shade
+    colours = np.zeros((*geometry.shape, 3), np.uint8)
+    colours[..., 1] = 200
+    painted = Image(colours, geometry, has_channels=True)
+    (data,) = layers.image_layers(painted)
+    picture = picture_of(Layer.create(*data), planes_of(3, has_patient=True)[1], (3, -2, -2))
+    assert picture is not None
+    assert picture.colours[0, 0].tolist() == [0, 200, 0, 255]
+    assert picture.colours.shape == (3, 5, 4)
 
 
 def test_the_views_go_with_the_panel(make_napari_viewer: Any, qtbot: Any) -> None:

@@ -84,13 +84,12 @@ def picture_of(layer: layers.Layer, plane: Plane, point: npt.ArrayLike) -> Pictu
     at = np.floor(np.asarray(layer.world_to_data(where[first:])) + 0.5).astype(int)
     if any(not 0 <= at[a] < n for a, n in enumerate(shape) if a not in (rows, columns)):
         return None
-    start = np.asarray(layer.data_to_world((0.0,) * layer.ndim))
-    steps = [
-        np.asarray(layer.data_to_world(np.eye(layer.ndim)[a])) - start for a in (rows, columns)
-    ]
-    down, right = float(steps[0][rows]), float(steps[1][columns])
-    if down == 0 or right == 0:
+    start = np.array(layer.data_to_world((0.0,) * layer.ndim))
+    steps = np.array([layer.data_to_world(one) for one in np.eye(layer.ndim)]) - start
+    along = np.diag(steps)
+    if not np.allclose(steps, np.diag(along), atol=1e-6 * float(np.abs(steps).max())):
         return None
+    down, right = float(along[rows]), float(along[columns])
     key = tuple(slice(None) if a in (rows, columns) else int(at[a]) for a in range(layer.ndim))
     data = layer.data[0] if layer.multiscale else layer.data
     found = np.asarray(data[key])

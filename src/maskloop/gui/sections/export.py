@@ -140,12 +140,13 @@ class ExportSection(Section):
         layer = self._host.labels.layer
         if layer is not None and self._suffixes and self.path.text() in ("", self._proposed):
             behind = layers.image_behind(layer, list(self._host.viewer.layers))
-            source = layers.placement_of(behind if behind is not None else layer).source
+            place = layers.placement_of(behind if behind is not None else layer)
+            source = place.source
             folder = source.parent if source is not None and source.exists() else Path.home()
             name = layer.name.replace("/", "-").replace(" ", "_")
-            # A DICOM folder is often named after the patient: its name goes nowhere.
-            is_file = source is not None and source.is_file()
-            if source is not None and is_file and not name.startswith(stem_of(source)):
+            # What has a title of its own must not be known by its file: a patient's name, often.
+            is_named = source is not None and source.is_file() and not place.title
+            if source is not None and is_named and not name.startswith(stem_of(source)):
                 name = f"{stem_of(source)}_{name}"
             self._proposed = str(folder / f"{name}{self._suffixes[self.format.currentIndex()]}")
             self.path.setText(self._proposed)

@@ -104,7 +104,9 @@ class LoadSection(Section):
             found = contributions.load_items(path, image=known, job=job)
             return Found(contributions.layers_of(found, path), tuple(job.notes))
 
-        self._host.start(work, f"Opening {path.name}", lambda found: self._opened(found, path))
+        # A DICOM folder is often named after the patient: its name goes nowhere.
+        title = "Opening a DICOM folder" if path.is_dir() else f"Opening {path.name}"
+        self._host.start(work, title, lambda found: self._opened(found, path))
 
     def ask(self, path: Path, report: dict[str, Any]) -> Intake:  # Any: plain JSON values
         """Let the person choose a series of a folder, and what to do about its problems."""
@@ -187,7 +189,7 @@ class LoadSection(Section):
         if isinstance(found, Found):
             self._add(found)
         else:
-            self._host.say(f"{path.name}: choose what to open.")
+            self._host.say("Choose what to open of this folder.")
             self.ask(path, found)
 
     def _add(self, found: Found) -> None:
