@@ -7,9 +7,8 @@ that it cannot copy what we did not mean; references and dates are then set by u
 from __future__ import annotations
 
 import hashlib
-import uuid
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from maskloop.core.errors import GeometryError, InputError, MissingExtraError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
 from maskloop.formats.base import Planned, Target, reading
-from maskloop.formats.dicom_head import DicomHeader
+from maskloop.formats.dicomseg_source import CODED, LPS, NO_LABEL, Ready, Ref, ready_of, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,21 +27,6 @@ if TYPE_CHECKING:
     from maskloop.core.geometry import Geometry
     from maskloop.core.mask import Mask
 
-NO_LABEL = "[no label]"
-_LPS = np.array([-1.0, -1.0, 1.0])
-_CODE_PARTS = (
-    *("CodeValue", "LongCodeValue", "URNCodeValue"),
-    *("CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
-)
-_CODED = (
-    "SegmentedPropertyCategoryCodeSequence",
-    "SegmentedPropertyTypeCodeSequence",
-    "SegmentedPropertyTypeModifierCodeSequence",
-    "AnatomicRegionSequence",
-    "AnatomicRegionModifierSequence",
-    "PrimaryAnatomicStructureSequence",
-    "PrimaryAnatomicStructureModifierSequence",
-)
 _ANATOMY = ("91723000", "Anatomical Structure")
 _ABNORMAL = ("49755003", "Morphologically Abnormal Structure")
 _TISSUE = ("85756007", "Tissue")
@@ -81,74 +65,6 @@ _PATIENT = (
 _Dataset = Any  # Any: pydicom's dataset, whose attributes are known at run time only
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SegHeader:
-    """What of a segmentation is written back as it was.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    series : DicomHeader, optional
-        Header of the DICOM image it was read onto.
-    codes : mapping of int to (str, dataset)
-        Name and coded meaning of each label id: category, type, modifiers, regions; no free text.
-    """
-
-    path: Path
-    series: DicomHeader | None = None
-    codes: Mapping[int, tuple[str, _Dataset]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ref:
-    """One source image, or one frame of it."""
-
-    series: str
-    sop_class: str
-    instance: str
-    frame: int | None = None
-    is_same_place: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """A planned mask's header: where it came from, plane by plane, and what its labels mean."""
-
-    study: str
-    frame_of_reference: str
-    number: int
-    planes: list[list[_Ref]]
-    others: list[_Ref]
-    codes: Mapping[int, tuple[str, _Dataset]]
-    identity: Path | None
-
-
-def codes_of(segment: _Dataset) -> tuple[str, _Dataset]:
-    """Return the name and the coded meaning of a segment, without its free text."""
-    from pydicom.dataset import Dataset
-
-    kept = Dataset()
-    for name in _CODED:
-        if segment.get(name):
-            setattr(kept, name, [_code(item) for item in segment[name].value])
-    kept.SegmentAlgorithmType = str(segment.get("SegmentAlgorithmType") or "MANUAL")
-    return " ".join(str(segment.get("SegmentLabel") or "").split()), kept
-
-
-def _code(item: _Dataset) -> _Dataset:
-    from pydicom.dataset import Dataset
-
-    kept = Dataset()
-    for name in _CODE_PARTS:
-        if item.get(name):
-            setattr(kept, name, str(item[name].value))
-    for name in _CODED:
-        if item.get(name):
-            setattr(kept, name, [_code(inner) for inner in item[name].value])
-    return kept
-
-
 def plan(mask: Mask, *, suffix: str) -> Planned:
     """Order the slices along their normal, fit the names, find the source; refuse other masks.
 
@@ -166,7 +82,7 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
             "time point"
         )
         raise InputError(msg)
-    ready = _ready(mask, losses)
+    ready = ready_of(mask, losses)
     mask, ready = _upright(mask, ready)
     labels = _fitting(mask.labels, losses)
     if len(labels) > 65535 or max(labels, default=0) > 999_999_999:
@@ -184,7 +100,7 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     return Planned(planned, mask.geometry, tuple(losses))
 
 
-def _upright(mask: Mask, ready: _Ready) -> tuple[Mask, _Ready]:
+def _upright(mask: Mask, ready: Ready) -> tuple[Mask, Ready]:
     """Return the mask with its slices in ascending order along the frames' normal."""
     step, down, right = mask.geometry.affine[:3, :3].T
     lengths = np.linalg.norm(down), np.linalg.norm(right)
@@ -215,106 +131,6 @@ def _fitting(labels: LabelTable, losses: list[str]) -> LabelTable:
     return LabelTable(rows)
 
 
-def _ready(mask: Mask, losses: list[str]) -> _Ready:
-    header = mask.header
-    codes: Mapping[int, tuple[str, _Dataset]] = {}
-    if isinstance(header, SegHeader):
-        codes = header.codes
-        losses.append("free text of the segments as they were read (descriptions, tracking names)")
-        if header.series is None:
-            return _from_segmentation(mask, header, losses)
-        header = header.series
-    if not isinstance(header, DicomHeader):
-        msg = (
-            f"expected a mask drawn on a DICOM series, got {mask.name!r} without one; pass --image "
-            "FOLDER, or write .nii.gz"
-        )
-        raise InputError(msg)
-    instances = header.sop_instances or ("",) * len(header.files)
-    frames = header.frames or (None,) * len(header.files)
-    every = [
-        _Ref(header.series, header.sop_class, instance, frame)
-        for instance, frame in zip(instances, frames, strict=False)
-    ]
-    known = [ref for ref in every if ref.series and ref.sop_class and ref.instance]
-    if len(known) < len(every) or not every:
-        losses.append("the source images have no UIDs: the mask cannot refer to them")
-    fits = len(every) == mask.data.shape[0] and not header.is_derived
-    planes = [[ref] if fits and ref in known else [] for ref in every] if fits else []
-    return _Ready(
-        study=header.study or _made("study", header.series, mask, losses),
-        frame_of_reference=header.frame_of_reference
-        or _made("frame of reference", header.series or header.study, mask, losses),
-        number=_series_number(header.number),
-        planes=planes or [[] for _ in range(mask.data.shape[0])],
-        others=known,
-        codes=codes,
-        identity=header.files[0] if header.files else None,
-    )
-
-
-def _series_number(text: str) -> int:
-    """Return a number for our series: a thousand above the source's."""
-    digits = text if text.isdigit() else "0"
-    return 1000 + int(digits) % 1_000_000
-
-
-def _made(what: str, seed: str, mask: Mask, losses: list[str]) -> str:
-    losses.append(f"the source has no UID of its {what}: a new one was made")
-    return _uid(what, seed, mask.geometry.affine.tobytes())
-
-
-def _from_segmentation(mask: Mask, header: SegHeader, losses: list[str]) -> _Ready:
-    """Return the source of a mask that was read from a SEG file without its images."""
-    import pydicom
-
-    with reading(header.path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = pydicom.dcmread(header.path, stop_before_pixels=True, force=True)
-    series_of: dict[str, str] = {}
-    others = []
-    for series in data.get("ReferencedSeriesSequence") or ():
-        for item in series.get("ReferencedInstanceSequence") or ():
-            ref = _ref(item, str(series.get("SeriesInstanceUID", "")))
-            series_of[ref.instance] = ref.series
-            others.append(ref)
-    planes: list[list[_Ref]] = [[] for _ in range(mask.data.shape[0])]
-    for frame in data.get("PerFrameFunctionalGroupsSequence") or ():
-        place = frame.get("PlanePositionSequence")
-        if not place:
-            continue
-        point = np.array(place[0].ImagePositionPatient, np.float64) * _LPS
-        level = round(float(mask.geometry.to_index(point)[0]))
-        for derivation in frame.get("DerivationImageSequence") or ():
-            for item in derivation.get("SourceImageSequence") or ():
-                ref = _ref(item, series_of.get(str(item.ReferencedSOPInstanceUID), ""))
-                if 0 <= level < len(planes) and ref not in planes[level]:
-                    planes[level].append(ref)
-    study, frame_uid = (
-        str(data.get(key, "")) for key in ("StudyInstanceUID", "FrameOfReferenceUID")
-    )
-    return _Ready(
-        study=study or _made("study", "", mask, losses),
-        frame_of_reference=frame_uid or _made("frame of reference", study, mask, losses),
-        number=_series_number(str(data.get("SeriesNumber") or "")),
-        planes=planes,
-        others=others,
-        codes=header.codes,
-        identity=header.path,
-    )
-
-
-def _ref(item: _Dataset, series: str) -> _Ref:
-    number = item.get("ReferencedFrameNumber")
-    return _Ref(
-        series,
-        str(item.get("ReferencedSOPClassUID", "")),
-        str(item.get("ReferencedSOPInstanceUID", "")),
-        int(number) if isinstance(number, (int, str)) else None,
-        str(item.get("SpatialLocationsPreserved", "NO")) == "YES",
-    )
-
-
 def write_mask(mask: Mask, to: Target) -> None:
     """Write the file; the same mask gives the same bytes."""
     try:
@@ -329,7 +145,7 @@ def write_mask(mask: Mask, to: Target) -> None:
     import maskloop
 
     ready = mask.header
-    if not isinstance(ready, _Ready):
+    if not isinstance(ready, Ready):
         msg = f"expected a planned mask, got {mask.name!r}; call plan first"
         raise InputError(msg)
     numbers, marks = _numbered(mask)
@@ -342,9 +158,9 @@ def write_mask(mask: Mask, to: Target) -> None:
             pixel_array=numbers,
             segmentation_type="BINARY",
             segment_descriptions=_segments(mask.labels, ready),
-            series_instance_uid=_uid("series", digest),
+            series_instance_uid=uid_of("series", digest),
             series_number=ready.number,
-            sop_instance_uid=_uid("instance", digest),
+            sop_instance_uid=uid_of("instance", digest),
             instance_number=1,
             manufacturer="maskloop",
             manufacturer_model_name="maskloop",
@@ -383,7 +199,7 @@ def _numbered(mask: Mask) -> tuple[npt.NDArray[Any], list[int]]:
 def _unmark(seg: _Dataset, marks: list[int], geometry: Geometry) -> None:
     pixels = bytearray(seg.PixelData)
     size = int(seg.Rows) * int(seg.Columns)
-    wanted = [geometry.to_world((at, 0, 0)) * _LPS for at in marks]
+    wanted = [geometry.to_world((at, 0, 0)) * LPS for at in marks]
     for number, frame in enumerate(seg.PerFrameFunctionalGroupsSequence):
         found = frame.get("SegmentIdentificationSequence")
         if found and int(found[0].ReferencedSegmentNumber) != 1:
@@ -395,14 +211,14 @@ def _unmark(seg: _Dataset, marks: list[int], geometry: Geometry) -> None:
     seg.PixelData = bytes(pixels)
 
 
-def _stand_ins(geometry: Geometry, ready: _Ready) -> list[_Dataset]:
+def _stand_ins(geometry: Geometry, ready: Ready) -> list[_Dataset]:
     """Return one data set a plane that has its place and nothing of a person."""
     from pydicom.dataset import Dataset
 
     step, down, right = geometry.affine[:3, :3].T
     normal = np.cross(right, down)
     normal /= np.linalg.norm(normal)
-    cosines = [*(right / np.linalg.norm(right) * _LPS), *(down / np.linalg.norm(down) * _LPS)]
+    cosines = [*(right / np.linalg.norm(right) * LPS), *(down / np.linalg.norm(down) * LPS)]
     (depth,) = _decimals([step @ normal])
     found = []
     for at in range(geometry.shape[0]):
@@ -416,14 +232,14 @@ def _stand_ins(geometry: Geometry, ready: _Ready) -> list[_Dataset]:
         one.FrameOfReferenceUID, one.Modality = ready.frame_of_reference, "OT"
         one.Rows, one.Columns = geometry.shape[1:]
         one.ImageOrientationPatient = _decimals(cosines)
-        one.ImagePositionPatient = _decimals(geometry.to_world((at, 0, 0)) * _LPS)
+        one.ImagePositionPatient = _decimals(geometry.to_world((at, 0, 0)) * LPS)
         one.PixelSpacing = _decimals(geometry.spacing[1:])
         one.SliceThickness = one.SpacingBetweenSlices = depth
         found.append(one)
     return found
 
 
-def _segments(labels: LabelTable, ready: _Ready) -> list[_Dataset]:
+def _segments(labels: LabelTable, ready: Ready) -> list[_Dataset]:
     """Return a description for each label; one placeholder where there is none."""
     rows = list(labels.values())
     found = [_segment(number, row, ready) for number, row in enumerate(rows, start=1)]
@@ -434,7 +250,7 @@ def _segments(labels: LabelTable, ready: _Ready) -> list[_Dataset]:
     return found
 
 
-def _segment(number: int, row: Label, ready: _Ready) -> _Dataset:
+def _segment(number: int, row: Label, ready: Ready) -> _Dataset:
     import highdicom
     from pydicom.sr.coding import Code
 
@@ -464,12 +280,12 @@ def _segment(number: int, row: Label, ready: _Ready) -> _Dataset:
     segment.SegmentDescription = f"[label id {row.id}]"
     if kept is not None:
         for element in kept:
-            if element.keyword in _CODED:
+            if element.keyword in CODED:
                 setattr(segment, element.keyword, element.value)
     return segment
 
 
-def _refer(seg: _Dataset, ready: _Ready) -> None:
+def _refer(seg: _Dataset, ready: Ready) -> None:
     """Put the true source images in the place of the stand-ins."""
     from pydicom.dataset import Dataset
 
@@ -503,7 +319,7 @@ def _refer(seg: _Dataset, ready: _Ready) -> None:
         del seg.ReferencedSeriesSequence, seg.SourceImageSequence
 
 
-def _referenced(ref: _Ref) -> _Dataset:
+def _referenced(ref: Ref) -> _Dataset:
     from pydicom.dataset import Dataset
 
     one = Dataset()
@@ -520,7 +336,7 @@ def _settle(seg: _Dataset, digest: str, identity: Mapping[str, _Dataset]) -> Non
     ):
         if keyword in seg:
             delattr(seg, keyword)
-    organization = _uid("dimensions", digest)
+    organization = uid_of("dimensions", digest)
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     if not identity:
@@ -556,7 +372,7 @@ def _decimals(values: Iterable[float]) -> list[_Dataset]:
     return [DSfloat(float(n) + 0.0, auto_format=True) for n in values]
 
 
-def _digest(mask: Mask, ready: _Ready, *, keep_phi: bool) -> str:
+def _digest(mask: Mask, ready: Ready, *, keep_phi: bool) -> str:
     """Return what all UIDs of the file hang on: ids, grid, labels, source."""
     state = hashlib.sha256(np.ascontiguousarray(mask.data).data)
     rows = [(row.id, row.name, row.colour, not row.author) for row in mask.labels.values()]
@@ -564,11 +380,3 @@ def _digest(mask: Mask, ready: _Ready, *, keep_phi: bool) -> str:
     words = (mask.data.dtype.str, mask.geometry.shape, rows, source, keep_phi)
     state.update(mask.geometry.affine.tobytes() + repr(words).encode())
     return state.hexdigest()
-
-
-def _uid(*parts: str | bytes) -> str:
-    """Return a UID that hangs on `parts` alone."""
-    state = hashlib.sha256()
-    for part in parts:
-        state.update((part.encode() if isinstance(part, str) else part) + b"\0")
-    return f"2.25.{uuid.UUID(bytes=state.digest()[:16], version=5).int}"

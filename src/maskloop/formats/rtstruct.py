@@ -22,7 +22,7 @@ from maskloop.core.errors import FormatError, GeometryError, InputError
 from maskloop.core.labels import Label
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Format, as_kind, reading
-from maskloop.formats.dicomseg import sop_class
+from maskloop.formats.dicomseg_file import sop_class
 from maskloop.formats.overlap import Layers, Piece, chosen
 
 if TYPE_CHECKING:
