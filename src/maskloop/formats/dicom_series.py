@@ -28,6 +28,19 @@ _OTHERS = {
     "1.2.840.10008.5.1.4.1.1.66": "raw data",
 }
 _DOCUMENTS = tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("11.", "88.", "104."))
+_KNOWN = (
+    "ANN AR ASMT AU BDUS BI BMD CFM CR CT DMS DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IVOCT "
+    "IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN PR PT PX "
+    "REG RESP RF RG RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP "
+    "TG US VA XA XC"
+)
+_MODALITIES = frozenset(_KNOWN.split())
+_TYPES = (
+    "M P R I MAGNITUDE PHASE REAL IMAGINARY M_FFE P_FFE R_FFE I_FFE M_SE M_IR FIELD_MAP B0 WATER "
+    "FAT W F IN_PHASE OUT_PHASE IP OP IN_OUT ADC DIFFUSION TRACEW FA AXIAL ADD SUBTRACTION MEAN "
+    "MINIP MAXIP T1 T2 VELOCITY PCA MPR ORIGINAL DERIVED PRIMARY SECONDARY"
+)
+_IMAGE_TYPES = frozenset(_TYPES.split())
 _WITH_PIXELS = frozenset(
     "1.2.840.10008.5.1.4.1.1." + tail
     for tail in ("1", "1.1", "2", "2.1", "2.2", "4", "4.1", "4.4", "7", "20", "128", "130")
@@ -84,8 +97,9 @@ class Row:
     @property
     def modality(self) -> str:
         """Modality; empty where it is none."""
+        # Known terms only: a free text in this element could be anything, a name too.
         modality = self.planes[0].texts.get("modality", "")
-        return modality if modality.isascii() and modality.isupper() and len(modality) < 9 else ""
+        return modality if modality in _MODALITIES else ""
 
     @property
     def title(self) -> str:
@@ -263,8 +277,8 @@ def _told(name: str, value: str, values: list[str], number: int) -> str:
     """Return in words what tells one part from the others; no times of day."""
     if name == "kind":
         common = set.intersection(*({*v.split("\\")} for v in values))
-        own = [t for t in value.split("\\") if t not in common and t.replace("_", "").isalnum()]
-        return f"image type {' '.join(own)[:32]}" if own else f"image type {number}"
+        own = [t for t in value.split("\\") if t not in common and t in _IMAGE_TYPES]
+        return f"image type {' '.join(own) or number}"
     shown = f"{numbers_of(value)[0]:g}" if numbers_of(value) else "not stated"
     return {
         "echo": f"echo {shown}",

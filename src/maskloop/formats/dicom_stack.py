@@ -177,7 +177,8 @@ def _axes(one: Slice) -> tuple[_Points, _Points, _Points] | None:
     normal = np.cross(right, down)
     if abs(np.linalg.norm(normal) - 1) > 1e-3 or abs(right @ down) > 1e-3:
         return None
-    return right, down, normal
+    # Cosines have a few digits: without this, places far from the origin drift along the stack.
+    return right, down, normal / np.linalg.norm(normal)
 
 
 def _askew(one: Slice) -> Problem:
