@@ -763,6 +763,7 @@ def fewer_groups(data) -> None:
         {"NumberOfFrames": 1_000_000},
         {"Rows": 65535, "Columns": 65535},
         {"Rows": 0},
+        {"BitsAllocated": 32, "SegmentationType": "LABELMAP", "NumberOfFrames": 1},
         {"NumberOfFrames": 0, "Columns": 0},
         {"x": without_positions},
         {"x": stranger},

@@ -120,9 +120,10 @@ def _lay_segments(
     highest = int(file.seg.get("MaximumFractionalValue") or 255)
     is_fractional = file.kind == "FRACTIONAL"
     if is_fractional:
-        what = str(file.seg.get("SegmentationFractionalType") or "fraction").lower()
+        stated = str(file.seg.get("SegmentationFractionalType") or "")
+        what = {"PROBABILITY": "a probability", "OCCUPANCY": "an occupancy"}
         job.say(
-            f"{file.path.name} holds a {what} for each voxel: voxels of at least half of its "
+            f"{file.path.name} holds {what.get(stated, 'a fraction')} for each voxel: voxels of at least half of its "
             f"maximum ({highest}) were taken"
         )
     frames: dict[int, list[int]] = {}

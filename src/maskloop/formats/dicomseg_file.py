@@ -16,6 +16,7 @@ import numpy.typing as npt
 from maskloop.core.errors import FormatError, GeometryError, MaskloopError, MissingExtraError
 from maskloop.core.labels import Label
 from maskloop.formats.base import reading
+from maskloop.formats.dicom_scan import Bounded
 from maskloop.formats.dicomseg_source import NO_LABEL
 
 if TYPE_CHECKING:
@@ -128,11 +129,8 @@ def opened(path: Path, job: Job) -> SegFile:
         )
         raise MissingExtraError(msg) from error
     job.report("read", 0, 0)
-    with reading(path), damaged(path):
-        try:
-            data = pydicom.dcmread(path)
-        except pydicom.errors.InvalidDicomError:
-            data = pydicom.dcmread(path, force=True)
+    with reading(path), damaged(path), Bounded(path) as stream:
+        data = pydicom.dcmread(stream, force=True)
         if str(data.get("SOPClassUID", "")) not in SOP_CLASSES:
             msg = (
                 f"expected a DICOM segmentation in {path.name}, got another kind of file; choose a "
@@ -151,7 +149,13 @@ def _require_frames(data: _Dataset, path: Path) -> None:
     held = len(data.PixelData)
     is_native = not data.file_meta.TransferSyntaxUID.is_encapsulated
     fits = frames * rows * columns * bits <= 8 * held
-    if min(rows, columns, frames, bits) < 1 or not (
+    if bits not in (1, 8, 16):
+        msg = (
+            f"expected 1, 8 or 16 bits a pixel in {path.name}, got {bits}; the header is damaged: "
+            "copy the file again"
+        )
+        raise FormatError(msg)
+    if min(rows, columns, frames) < 1 or not (
         fits if is_native else frames * rows * columns <= _DENSEST * held
     ):
         msg = (
