@@ -121,10 +121,11 @@ def _lay_segments(
     is_fractional = file.kind == "FRACTIONAL"
     if is_fractional:
         stated = str(file.seg.get("SegmentationFractionalType") or "")
-        what = {"PROBABILITY": "a probability", "OCCUPANCY": "an occupancy"}
+        words = {"PROBABILITY": "a probability", "OCCUPANCY": "an occupancy"}
+        what = words.get(stated, "a fraction")
         job.say(
-            f"{file.path.name} holds {what.get(stated, 'a fraction')} for each voxel: voxels of at least half of its "
-            f"maximum ({highest}) were taken"
+            f"{file.path.name} holds {what} for each voxel: voxels of at least half of its maximum "
+            f"({highest}) were taken"
         )
     frames: dict[int, list[int]] = {}
     for at, number in enumerate(file.numbers):
