@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ ORIENTATIONS = [
 ]
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1), "rolled": (0, 2, 1)}
 TURNS = {"aligned": (0.0, 0.0), "12 degrees": (12.0, 0.0), "50 degrees": (50.0, 0.0)}
+ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 SHEAR = 0.25  # of a step, as a gantry tilted by 14 degrees leaves it
 
 
@@ -57,69 +59,76 @@ def grid(orientation: str, turn: str) -> Geometry:
     return Geometry(found.shape, change @ found.affine)
 
 
+@cache
+def scan(orientation: str, turn: str) -> tuple[Geometry, Layer]:
+    """Return a grid and its layer; made once, not to be changed."""
+    geometry = grid(orientation, turn)
+    return geometry, shown(geometry)
+
+
 def shown(geometry: Geometry, **options: Any) -> Layer:
     pixels = np.arange(np.prod(geometry.shape), dtype=np.int16).reshape(geometry.shape)
     return Layer.create(*layers.image_layers(Image(pixels, geometry, **options))[0])
 
 
-@pytest.mark.parametrize("turn", [*TURNS, "sheared"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_there_and_back_is_nothing_and_axes_are_named_right(orientation: str, turn: str) -> None:
-    geometry = grid(orientation, turn)
-    layer = shown(geometry)
-    found = layers.image_of(layer)
-    assert found.geometry is geometry
-    assert np.array_equal(found.data.ravel(), np.arange(found.data.size))
+def test_there_and_back_is_nothing_and_axes_are_named_right(orientation: str) -> None:
+    for turn in (*TURNS, "sheared"):
+        geometry, layer = scan(orientation, turn)
+        found = layers.image_of(layer)
+        assert found.geometry is geometry
+        assert np.array_equal(found.data.ravel(), np.arange(found.data.size))
 
-    assert np.all(layer.scale > 0)
-    assert np.allclose(layer.rotate, np.eye(3))
-    assert np.allclose(layer.affine.affine_matrix, np.eye(4))
-    place = layers.placement_of(layer)
-    assert layer.scale == pytest.approx([geometry.spacing[axis] for axis in place.axes])
-    turned = geometry.transposed(place.axes, place.flips)
-    assert turned.orientation == "".join(layer.axis_labels) == "SPL"
+        assert np.all(layer.scale > 0)
+        assert np.allclose(layer.rotate, np.eye(3))
+        assert np.allclose(layer.affine.affine_matrix, np.eye(4))
+        place = layers.placement_of(layer)
+        assert layer.scale == pytest.approx([geometry.spacing[axis] for axis in place.axes])
+        turned = geometry.transposed(place.axes, place.flips)
+        assert turned.orientation == "".join(layer.axis_labels) == "SPL"
 
-    ids = np.random.default_rng(1).integers(0, 3, geometry.shape, dtype=np.uint8)
-    mask = Mask.like(Image(found.data, geometry), ids, {1: "liver", 2: "tumour"})
-    back, _ = layers.mask_of(Layer.create(*layers.mask_layer(mask)))
-    assert np.array_equal(back.data, ids)
-    assert back.geometry.matches(geometry)
+        if turn in ("aligned", "12 degrees"):
+            continue  # the same for masks: in test_layers
+        ids = np.random.default_rng(1).integers(0, 3, geometry.shape, dtype=np.uint8)
+        mask = Mask.like(Image(found.data, geometry), ids, {1: "liver", 2: "tumour"})
+        back, _ = layers.mask_of(Layer.create(*layers.mask_layer(mask)))
+        assert np.array_equal(back.data, ids)
+        assert back.geometry.matches(geometry)
 
 
-@pytest.mark.parametrize("turn", [*TURNS, "sheared"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_letters_stand_where_the_patient_goes_on(orientation: str, turn: str) -> None:
+def test_letters_stand_where_the_patient_goes_on(orientation: str) -> None:
     """Against the affine alone: step one voxel beyond an edge and see where it leads."""
-    geometry = grid(orientation, turn)
-    layer = shown(geometry)
-    middle = spot_at(layer, layer.data_to_world((2, 2, 2)))
-    ways = []
-    for axis in np.eye(3):
-        beyond = spot_at(layer, layer.data_to_world(np.array((2, 2, 2)) + axis))
-        ways.append(beyond.point - middle.point)
-    for order in PLANES.values():
-        for convention in CONVENTIONS:
-            facing = facing_of(layer, order, convention)
-            found = edges(layer, order, facing)
-            for edge, axis, sign in (
-                ("top", order[-2], -1 if facing.vertical == "down" else 1),
-                ("bottom", order[-2], 1 if facing.vertical == "down" else -1),
-                ("left", order[-1], -1 if facing.horizontal == "right" else 1),
-                ("right", order[-1], 1 if facing.horizontal == "right" else -1),
-            ):
-                way = sign * ways[axis]
-                strongest = int(np.abs(way).argmax())
-                expected = (("L", "R"), ("P", "A"), ("I", "S"))[strongest][int(way[strongest] > 0)]
-                assert getattr(found, edge)[0] == expected
-        if turn != "aligned":
-            continue
-        head_up = edges(layer, order, facing_of(layer, order))
-        if order != PLANES["rolled"]:
-            assert head_up.top in "SA"
-            assert head_up.left in "RA"
-            mirrored = edges(layer, order, facing_of(layer, order, "neurological"))
-            assert mirrored.left == ("A" if order == PLANES["sagittal"] else "L")
-            assert mirrored.top == head_up.top
+    for turn in (*TURNS, "sheared"):
+        _, layer = scan(orientation, turn)
+        middle = spot_at(layer, layer.data_to_world((2, 2, 2)))
+        ways = []
+        for axis in np.eye(3):
+            beyond = spot_at(layer, layer.data_to_world(np.array((2, 2, 2)) + axis))
+            ways.append(beyond.point - middle.point)
+        for order in PLANES.values():
+            for convention in CONVENTIONS:
+                facing = facing_of(layer, order, convention)
+                found = edges(layer, order, facing)
+                for edge, axis, sign in (
+                    ("top", order[-2], -1 if facing.vertical == "down" else 1),
+                    ("bottom", order[-2], 1 if facing.vertical == "down" else -1),
+                    ("left", order[-1], -1 if facing.horizontal == "right" else 1),
+                    ("right", order[-1], 1 if facing.horizontal == "right" else -1),
+                ):
+                    way = sign * ways[axis]
+                    strongest = int(np.abs(way).argmax())
+                    expected = ENDS[strongest][int(way[strongest] > 0)]
+                    assert getattr(found, edge)[0] == expected
+            if turn != "aligned":
+                continue
+            head_up = edges(layer, order, facing_of(layer, order))
+            if order != PLANES["rolled"]:
+                assert head_up.top in "SA"
+                assert head_up.left in "RA"
+                mirrored = edges(layer, order, facing_of(layer, order, "neurological"))
+                assert mirrored.left == ("A" if order == PLANES["sagittal"] else "L")
+                assert mirrored.top == head_up.top
 
 
 def test_one_letter_near_an_axis_and_two_between_axes() -> None:
@@ -128,25 +137,24 @@ def test_one_letter_near_an_axis_and_two_between_axes() -> None:
     assert letters((0, 0, 0)) == ""
 
 
-@pytest.mark.parametrize("turn", [*TURNS, "sheared"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_the_mouse_is_told_its_true_millimetres_and_voxel(orientation: str, turn: str) -> None:
-    geometry = grid(orientation, turn)
-    layer = shown(geometry)
-    place = layers.placement_of(layer)
-    turned = geometry.transposed(place.axes, place.flips)
-    stored = layers.image_of(layer).data
-    for order in PLANES.values():
-        for at in ((0, 0, 0), (0, 3, 1), (3, 0, 4), (1, 2, 3)):
-            found = spot_at(layer, layer.data_to_world(at), order[-2:])
+def test_the_mouse_is_told_its_true_millimetres_and_voxel(orientation: str) -> None:
+    for turn in (*TURNS, "sheared"):
+        geometry, layer = scan(orientation, turn)
+        place = layers.placement_of(layer)
+        turned = geometry.transposed(place.axes, place.flips)
+        stored = layers.image_of(layer).data
+        for order in PLANES.values():
+            for at in ((0, 0, 0), (0, 3, 1), (3, 0, 4), (1, 2, 3)):
+                found = spot_at(layer, layer.data_to_world(at), order[-2:])
+                assert found is not None
+                assert layer.data[at] == stored[found.index]
+                assert np.allclose(found.point, geometry.to_world(found.index), atol=1e-3)
+            between = np.array([2.0, 3.0, 1.0])
+            between[list(order[-2:])] += 0.25
+            found = spot_at(layer, layer.data_to_world(between), order[-2:])
             assert found is not None
-            assert layer.data[at] == stored[found.index]
-            assert np.allclose(found.point, geometry.to_world(found.index), atol=1e-3)
-        between = np.array([2.0, 3.0, 1.0])
-        between[list(order[-2:])] += 0.25
-        found = spot_at(layer, layer.data_to_world(between), order[-2:])
-        assert found is not None
-        assert np.allclose(found.point, turned.to_world(between), atol=1e-3)
+            assert np.allclose(found.point, turned.to_world(between), atol=1e-3)
 
 
 def test_a_point_between_slices_is_told_on_the_slice_that_is_shown() -> None:

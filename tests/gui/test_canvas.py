@@ -331,6 +331,9 @@ def test_a_series_in_time_and_colours_are_drawn_as_napari_draws_them() -> None:
 def test_the_views_go_with_the_panel(make_napari_viewer: Any, qtbot: Any) -> None:
     viewer = make_napari_viewer()
     dock, panel = viewer.window.add_plugin_dock_widget("napari-maskloop", "maskloop")
+    panel.load.three_views.click()
+    assert panel.load.views is None
+    assert "need a volume" in panel.host.message.text()
     viewer.add_image(np.zeros((4, 5, 6)))
     panel.load.three_views.click()
     views = panel.load.views

@@ -167,6 +167,9 @@ class LoadSection(Section):
             self.views = None
             if was_visible:
                 return
+        if self._host.viewer.dims.ndim < 3:
+            self._host.say("Three views need a volume; open one first.", "warning")
+            return
         self.views = ThreeViews(self._host.viewer, self.chosen_convention)
         dock = window.add_dock_widget(self.views, name="Three views", area="bottom")
         main = self.window()
