@@ -327,6 +327,7 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_memory_is_asked_f
         {"ElementSpacing": "1 1"},
         {"ElementSpacing": "1 0 1"},
         {"ElementSpacing": "1 nan 1"},
+        {"ElementSpacing": "1 1e308 1e308"},
         {"Offset": "1 1 inf"},
         {"TransformMatrix": "1 0 0 1 0 0 0 0 1"},
         {"TransformMatrix": "1 0 0 1"},

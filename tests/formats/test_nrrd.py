@@ -548,6 +548,8 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_memory_is_asked_f
             "encoding: raw\nspace: RAS\nspace directions: (1,0,0) (0,1e999,0) (0,0,1)",
         ),
         ("encoding: raw", "encoding: raw\nspacings: 1 0 1"),
+        ("encoding: raw", "encoding: raw\nspacings: 1 1e308 1e308"),
+        ("encoding: raw", "encoding: raw\nspacings: 1 1 1\nspace origin: (1e300,0,0)"),
         ("encoding: raw", "encoding: raw\nspacings: 1 1"),
         ("encoding: raw", "encoding: raw\nkinds: domain domain"),
         ("encoding: raw", "encoding: raw\nkinds: list list domain"),

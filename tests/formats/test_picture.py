@@ -430,6 +430,17 @@ def test_an_imagej_stack_behind_one_page_is_read_whole_or_refused(tmp_path):
         load(path)
 
 
+def test_pages_that_lead_back_to_an_earlier_one_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, metadata=None)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    first = struct.unpack_from("<I", content, 4)[0]
+    count = struct.unpack_from("<H", content, first)[0]
+    struct.pack_into("<I", content, first + 2 + 12 * count, first)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(FormatError, match="leads back"):
+        load(tmp_path / "a.tif")
+
+
 def test_resolutions_of_a_plain_picture_stay_out_of_its_grid(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", GRAY, resolution=(300, 300), resolutionunit="INCH")
     assert load(tmp_path / "a.tif").geometry.unit == "px"

@@ -53,6 +53,7 @@ _TYPES = {
 }
 _NAMES = {code: name for name, code in _TYPES.items() if name not in ("MET_LONG", "MET_ULONG")}
 _MM = {"": 1.0, "mm": 1.0, "um": 1e-3, "cm": 10.0, "m": 1000.0}
+_FAR = 1e12  # mm: beyond it lies nothing, and products overflow
 _PIECE = 1 << 24
 
 
@@ -271,7 +272,8 @@ def _geometry(header: _Header, job: Job) -> Geometry:
     _tell(header, job, has_matrix=matrix is not None)
     unit = header.first("DistanceUnits").lower()
     rows = np.eye(ndim) if matrix is None else matrix.reshape(ndim, ndim)
-    steps = rows * (np.ones(ndim) if spacing is None else spacing)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = rows * (np.ones(ndim) if spacing is None else spacing)[:, None]
     if ndim == 4 and (steps[3, :3].any() or steps[:3, 3].any()):
         msg = (
             f"expected a time axis apart from space in {header.name}, got the TransformMatrix "
@@ -281,7 +283,10 @@ def _geometry(header: _Header, job: Job) -> Geometry:
     place = np.zeros(ndim) if origin is None else origin
     flips = np.array((-1.0, -1.0, 1.0))[: min(ndim, 3)]
     try:
-        return _grid(shape, (steps[:3, :3] * flips).T * _MM.get(unit, 1), flips * place[:3], unit)
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps *= _MM.get(unit, 1)
+            place = place * _MM.get(unit, 1)
+        return _grid(shape, (steps[:3, :3] * flips).T, flips * place[:3])
     except GeometryError as error:
         msg = f"expected a usable spacing and TransformMatrix in {header.name}, got this: {error}"
         raise FormatError(msg) from error
@@ -291,16 +296,21 @@ def _grid(
     shape: tuple[int, ...],
     steps: npt.NDArray[np.float64],
     origin: npt.NDArray[np.float64],
-    unit: str,
 ) -> Geometry:
     """Return the grid for steps by column, fastest first, in RAS+ mm; two axes are one slice."""
+    if not (np.abs(steps).max() < _FAR and np.abs(origin).max() < _FAR):
+        msg = (
+            f"expected steps and an origin below {_FAR:.0e} mm, got {steps.tolist()!r} at "
+            f"{origin.tolist()!r}; repair the file's header"
+        )
+        raise GeometryError(msg)
     affine = np.diag((0.0, 0, 0, 1))
     count = len(shape)
     affine[:count, 3 - count : 3] = steps[:, ::-1]
     if count == 2:
         affine[:3, 0] = (0, 0, 1)
         shape = (1, *shape)
-    affine[:count, 3] = origin * _MM.get(unit, 1)
+    affine[:count, 3] = origin
     return Geometry(shape, affine, "mm")
 
 

@@ -50,6 +50,7 @@ _MM = {
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 10.0),
     **dict.fromkeys(("m", "meter", "metre"), 1000.0),
 }
+_FAR = 1e12  # mm: beyond it lies nothing, and products overflow
 _LISTS = ("", "???", "none", "list", "domain", "space", "scalar", "stub")
 _SHORT = {"centers": "centerings"}
 
@@ -352,7 +353,8 @@ def _grid(
             vector = (vectors[axis] or [])[:3]
             steps[: len(vector), column] = vector
         unit = np.array(factors[:3] or [1.0] * 3)
-        steps *= unit[:, None]
+        with np.errstate(over="ignore"):
+            steps *= unit[:, None]
     else:
         spacings = _spacings(header, len(sizes))
         if not spacings or None in factors:
@@ -371,7 +373,8 @@ def _grid(
         )
     flips = np.array(signs, dtype=np.float64)
     try:
-        return _geometry(shape, flips[:, None] * steps, flips * origin * unit), notes
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _geometry(shape, flips[:, None] * steps, flips * origin * unit), notes
     except GeometryError as error:
         msg = f"expected usable space directions in {header.name}, got this: {error}"
         raise FormatError(msg) from error
@@ -379,6 +382,12 @@ def _grid(
 
 def _geometry(shape: tuple[int, ...], steps: Floats, origin: Floats) -> Geometry:
     """Return the grid of array axes (z, y, x) for steps and origin in RAS+ mm, fastest first."""
+    if not (np.abs(steps).max() < _FAR and np.abs(origin).max() < _FAR):
+        msg = (
+            f"expected steps and an origin below {_FAR:.0e} mm, got {steps.tolist()!r} at "
+            f"{origin.tolist()!r}; repair the file's header"
+        )
+        raise GeometryError(msg)
     if len(shape) == 2:
         normal = np.cross(steps[:, 0], steps[:, 1])
         steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])

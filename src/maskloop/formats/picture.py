@@ -346,7 +346,8 @@ def _read_tiff(path: Path, job: Job) -> tuple[Image, bool]:
     pages = _count_pages(path)
     damage = (
         *(tifffile.TiffFileError, ValueError, IndexError, KeyError, struct.error, zlib.error),
-        *(AttributeError, TypeError, ArithmeticError),  # for tags of odd types
+        # What tifffile raises for tags that contradict each other.
+        *(AttributeError, TypeError, ArithmeticError, RuntimeError, AssertionError),
     )
     steps: tuple[float, float, float] | None = None
     try:
@@ -397,8 +398,14 @@ def _count_pages(path: Path) -> int:
             stream.seek(at)
             text = stream.read(struct.calcsize(link))
             place = struct.unpack(order + link, text)[0]
-            if place == 0 or place in seen:
+            if place == 0:
                 return len(seen)
+            if place in seen:
+                msg = (
+                    f"expected pages that follow each other in {path.name}, got a page that leads "
+                    "back to an earlier one; the file is damaged: copy it again"
+                )
+                raise FormatError(msg)
             seen.add(place)
             if place + struct.calcsize(count) > size:
                 raise _cut_short(path, place + struct.calcsize(count), size)
