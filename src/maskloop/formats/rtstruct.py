@@ -22,6 +22,7 @@ from maskloop.core.errors import FormatError, GeometryError, InputError
 from maskloop.core.labels import Label
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Format, as_kind, reading
+from maskloop.formats.dicom_scan import Bounded
 from maskloop.formats.dicomseg_file import sop_class
 from maskloop.formats.overlap import Layers, Piece, chosen
 
@@ -124,7 +125,8 @@ def _parsed(path: Path) -> _File:
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            data = pydicom.dcmread(path, force=True)
+            with Bounded(path) as stream:
+                data = pydicom.dcmread(stream, force=True)
             if str(data.get("SOPClassUID", "")) != _SOP_CLASS:
                 msg = (
                     f"expected a DICOM structure set in {path.name}, got another kind of file; "
