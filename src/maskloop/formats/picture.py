@@ -244,6 +244,9 @@ def _pillow(path: Path) -> Iterator[Any]:  # Any: Pillow's class is imported on 
                 "save it as TIFF"
             )
             raise FormatError(msg) from error
+        except MemoryError as error:
+            msg = f"expected a picture that fits in memory, got {path.name}; cut or shrink it first"
+            raise FormatError(msg) from error
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
             if isinstance(error, (FormatError, InputError)) or getattr(error, "errno", None):
                 raise
