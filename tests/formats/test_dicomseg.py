@@ -302,6 +302,34 @@ def test_keep_phi_copies_patient_and_study(tmp_path):
     np.testing.assert_array_equal(load_mask(tmp_path / "mask.seg.dcm").data, ids())
 
 
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [("ISO_IR 100", "Müller^Jörg"), (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎")],
+)
+def test_names_in_other_alphabets_are_kept_whole(charset, name, tmp_path):
+    image = write_series(tmp_path / "ct", SpecificCharacterSet=charset, PatientName=name)
+    export(drawn(image), tmp_path / "mask.seg.dcm", keep_phi=True)
+    assert str(pydicom.dcmread(tmp_path / "mask.seg.dcm").PatientName) == name
+
+
+def test_attributes_that_must_be_there_are_there_even_if_empty(tmp_path):
+    export(drawn(write_series(tmp_path / "ct")), tmp_path / "mask.seg.dcm")
+    data = pydicom.dcmread(tmp_path / "mask.seg.dcm")
+    # PS3.3: types 1 and 2 of the modules of the Segmentation IOD.
+    for keyword in (
+        *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+        *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
+        *("AccessionNumber", "Modality", "SeriesInstanceUID", "SeriesNumber"),
+        *("FrameOfReferenceUID", "PositionReferenceIndicator", "Manufacturer"),
+        *("ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"),
+        *("InstanceNumber", "ContentDate", "ContentTime", "ContentLabel", "ContentDescription"),
+        *("ContentCreatorName", "ImageType", "SegmentationType", "SegmentSequence"),
+        *("LossyImageCompression", "DimensionOrganizationSequence", "DimensionIndexSequence"),
+        *("SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet"),
+    ):
+        assert keyword in data, keyword
+
+
 def test_identity_that_the_source_lost_stays_lost(tmp_path):
     image = write_series(tmp_path / "ct", PatientName="ANON", PatientIdentityRemoved="YES")
     export(drawn(image), tmp_path / "mask.seg.dcm", keep_phi=True)

@@ -336,6 +336,7 @@ def _settle(seg: _Dataset, digest: str, identity: Mapping[str, _Dataset]) -> Non
     ):
         if keyword in seg:
             delattr(seg, keyword)
+    seg.ContentCreatorName = ""  # type 2: must be there, may be empty
     organization = uid_of("dimensions", digest)
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
