@@ -291,3 +291,49 @@ def test_the_header_tells_files_in_slice_order_and_no_identity(tmp_path):
     assert (image.header.study, image.header.series) == ("1.2.8", "1.2.3")
     assert image.header.frame_of_reference == "1.2.7"
     assert "SECRET" not in repr(image.header)
+
+
+def test_many_time_points_take_a_few_lines(tmp_path):
+    for part in range(6):
+        for number in range(2):
+            write(
+                tmp_path / f"{part}{number}",
+                (0, 0, number),
+                pixels=level(number, part),
+                TemporalPositionIdentifier=part + 1,
+            )
+    found = look(tmp_path)
+    assert len(found["series"]) == 6
+    text = dicom.intake_text(found)
+    assert "rows 2 to 6: alike, time 2 to time 6" in text
+    assert text.count("slices   ") == 1
+
+
+def test_pixels_are_not_read_where_headers_tell_phases_apart(tmp_path, monkeypatch):
+    from maskloop.formats import dicom_series
+
+    for part in range(2):
+        for number in range(3):
+            write(tmp_path / f"{part}{number}", (0, 0, number), AcquisitionNumber=part)
+    monkeypatch.setattr(dicom_series, "_digest", None)
+    assert [row["slices"] for row in look(tmp_path)["series"]] == [3, 3]
+
+
+def test_a_file_stands_for_its_own_folder_only_and_damage_beside_it_is_told(tmp_path):
+    (tmp_path / "below").mkdir()
+    series(tmp_path, [0, 1, 2])
+    series(tmp_path / "below", [3, 4])
+    (tmp_path / "cut").write_bytes((tmp_path / "image_0").read_bytes()[:400])
+    job = Job()
+    assert read(tmp_path / "image_0", job).data.shape[0] == 3
+    assert any("cut" in note for note in job.notes)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.uint8, np.int32])
+@pytest.mark.parametrize("more", [{}, {"BitsStored": 12}, {"slope": 0.5}, {"intercept": 0}])
+def test_a_type_in_the_report_is_the_one_that_loads(tmp_path, kind, more):
+    more = {**more, "BitsStored": min(more.get("BitsStored", 64), 8 * np.dtype(kind).itemsize)}
+    for z in range(2):
+        write(tmp_path / str(z), (0, 0, z), pixels=np.full((ROWS, COLUMNS), z, kind), **more)
+    stated = look(tmp_path)["dtype"]
+    assert stated in (None, str(read(tmp_path).data.dtype))

@@ -108,16 +108,20 @@ def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
 def _rows(path: Path, job: Job) -> tuple[list[Row], Found]:
     """Return the rows of a folder, or those of the series of a file."""
     with reading(path):
-        found = found_in(path if path.is_dir() else path.parent, job)
         if path.is_dir():
+            found = found_in(path, job)
             return rows_of(found.slices), found
         own = scan(path)
     if own is None:
         msg = f"expected a DICOM image, got {path.name}, which is none; choose another file"
         raise FormatError(msg)
+    with reading(path):
+        found = found_in(path.parent, job, is_deep=False)
     uid = own.texts.get("series", "")
     alike = [one for one in found.slices if one.texts.get("series", "") == uid]
-    return rows_of(alike), Found(alike)
+    # A damaged file might be a slice of this series.
+    maybe = [(name, why) for name, why in found.left_out if name in found.damaged]
+    return rows_of(alike), Found(alike, maybe)
 
 
 def _chosen(rows: list[Row], found: Found, path: Path, choices: Choices) -> Row:

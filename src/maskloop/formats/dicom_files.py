@@ -32,11 +32,14 @@ class Found:
         return [name for name, why in self.left_out if why.startswith(("damaged", "unreadable"))]
 
 
-def found_in(folder: Path, job: Job) -> Found:
-    """Return what a folder holds; nothing is told by a file's name or suffix."""
+def found_in(folder: Path, job: Job, *, is_deep: bool = True) -> Found:
+    """Return what a folder (and, if `is_deep`, all below it) holds, whatever the files' names."""
     found = Found()
     files: list[str] = []
-    _walk(str(folder), files, found.left_out, {_identity(os.stat(folder))})
+    if is_deep:
+        _walk(str(folder), files, found.left_out, {_identity(os.stat(folder))})
+    else:
+        files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
     for name in job.track(files, "headers"):
         _add(Path(name), found)
     return found

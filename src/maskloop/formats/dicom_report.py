@@ -127,11 +127,14 @@ def intake_text(found: _Json) -> str:
     """Return an intake report, as `inspect` gives it, in lines for people."""
     rows = found["series"]
     count = sum(row["files"] for row in rows)
-    lines = [
-        f"{found['kind']}: {len(rows)} rows from {count} files, {len(found['left_out'])} left out"
-    ]
-    for row in rows:
-        lines += ["", *_row_lines(row)]
+    held = f"{len(rows)} row{'s' * (len(rows) != 1)} from {count} file{'s' * (count != 1)}"
+    lines = [f"{found['kind']}: {held}, {len(found['left_out'])} left out"]
+    for alike in _runs(rows):
+        lines += ["", *_row_lines(alike[0])]
+        if len(alike) > 1:
+            first, last = alike[1]["row"], alike[-1]["row"]
+            ends = ", ".join(alike[1]["told_apart_by"]), ", ".join(alike[-1]["told_apart_by"])
+            lines.append(f"rows {first} to {last}: alike, {ends[0]} to {ends[1]}")
     if found["left_out"]:
         lines += ["", "left out"]
         reasons = Counter(entry["why"] for entry in found["left_out"])
@@ -141,6 +144,21 @@ def intake_text(found: _Json) -> str:
             lines.append(f"  {reason}: {', '.join(names[:3])}{more}")
     lines += [f"note: {note}" for note in found["notes"]]
     return "\n".join(lines)
+
+
+def _runs(rows: list[_Json]) -> list[list[_Json]]:
+    """Return rows one by one, but long runs that differ in what told them apart together."""
+
+    def rest(row: _Json) -> _Json:
+        return {k: v for k, v in row.items() if k not in ("row", "told_apart_by")}
+
+    runs: list[list[_Json]] = []
+    for row in rows:
+        if runs and row["told_apart_by"] and rest(runs[-1][0]) == rest(row):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return [part for run in runs for part in ([run] if len(run) > 4 else [[r] for r in run])]
 
 
 def _row_lines(row: _Json) -> list[str]:
@@ -165,11 +183,9 @@ def _row_lines(row: _Json) -> list[str]:
         more = " ..." if len(where) > _SHOWN else ""
         lines.append(f"  missing     {row['missing']['count']}: {'; '.join(where[:_SHOWN])}{more}")
     if row["duplicates"]:
-        lines.append(f"  duplicates  {row['duplicates']} identical copies (one of each is used)")
-    names = ", ".join(row["identifying"])
-    lines.append(
-        f"  identity    de-identified: {row['deidentified']}{f' ({names})' if names else ''}"
-    )
+        lines.append(f"  duplicates  {row['duplicates']} (identical; one of each is used)")
+    names = f"; filled: {', '.join(row['identifying'])}" if row["identifying"] else ""
+    lines.append(f"  identity    de-identified: {row['deidentified']}{names}")
     if row["is_burned_in"]:
         lines.append("  identity    the header says that the pixels show text of the person")
     lines += [f"  note        {note}" for note in row["notes"]]

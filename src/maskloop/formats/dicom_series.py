@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -211,8 +211,13 @@ def _unique(group: list[Slice], levels: list[int]) -> tuple[list[Slice], list[in
     kept, kept_levels, copies = [], [], []
     for level, here in at.items():
         seen: set[object] = set()
+        times = Counter(_signs(one) for one in here)
         for one in here:
-            tokens = _tokens(one, is_telling=is_telling, is_alone=len(here) == 1)
+            uid = one.texts.get("instance", "")
+            tokens: list[object] = [(uid, one.frame)] if uid and is_telling else []
+            # Pixels are read only where headers leave it open whether these are two pictures.
+            if one.frame < 0 and times[_signs(one)] > 1:
+                tokens.append((_signs(one), _digest(one)))
             if any(token in seen for token in tokens):
                 copies.append(one.path.name)
                 continue
@@ -222,15 +227,8 @@ def _unique(group: list[Slice], levels: list[int]) -> tuple[list[Slice], list[in
     return kept, kept_levels, copies
 
 
-def _tokens(one: Slice, *, is_telling: bool, is_alone: bool) -> list[object]:
-    if is_alone:
-        return []
-    uid = one.texts.get("instance", "")
-    tokens: list[object] = [(uid, one.frame)] if uid and is_telling else []
-    if one.frame < 0:
-        signs = tuple(one.texts.get(name, "") for name in (*_SPLITS, "position", "slope"))
-        tokens.append((signs, _digest(one)))
-    return tokens
+def _signs(one: Slice) -> tuple[str, ...]:
+    return tuple(one.texts.get(name, "") for name in (*_SPLITS, "position", "slope"))
 
 
 def _digest(one: Slice) -> bytes:
