@@ -306,11 +306,11 @@ def _grid(
         raise GeometryError(msg)
     affine = np.diag((0.0, 0, 0, 1))
     count = len(shape)
-    affine[:count, 3 - count : 3] = steps[:, ::-1]
+    affine[:count, 3 - count : 3] = steps[:, ::-1] + 0.0  # no -0.0
     if count == 2:
         affine[:3, 0] = (0, 0, 1)
         shape = (1, *shape)
-    affine[:count, 3] = origin
+    affine[:count, 3] = origin + 0.0
     return Geometry(shape, affine, "mm")
 
 

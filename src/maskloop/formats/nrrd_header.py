@@ -393,8 +393,8 @@ def _geometry(shape: tuple[int, ...], steps: Floats, origin: Floats) -> Geometry
         steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
         shape = (1, *shape)
     affine = np.eye(4)
-    affine[:3, :3] = steps[:, ::-1]
-    affine[:3, 3] = origin
+    affine[:3, :3] = steps[:, ::-1] + 0.0  # no -0.0
+    affine[:3, 3] = origin + 0.0
     return Geometry(shape, affine, "mm")
 
 
