@@ -253,6 +253,39 @@ def test_strokes_are_seen_in_the_other_planes(window: Any, qtbot: Any) -> None:
     assert not (np.abs(grabbed(coronal).astype(int) - before).max(axis=2) > 30).any()
 
 
+def test_only_what_changed_is_sliced_again(
+    window: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskloop.gui import ortho
+
+    viewer, panel = window
+    geometry = Geometry.regular((8, 20, 30), (5.0, 2.0, 1.0))
+    image = layers.bare(
+        viewer.add_layer(
+            Layer.create(
+                *layers.image_layers(Image(np.ones(geometry.shape, np.int16), geometry))[0]
+            )
+        )
+    )
+    panel.correct.new.click()
+    labels = panel.host.labels.layer
+    panel.load.three_views.click()
+    viewer.show()
+    qtbot.wait(100)
+    sliced: list[str] = []
+    real = ortho.picture_of
+    monkeypatch.setattr(
+        ortho, "picture_of", lambda layer, *rest: sliced.append(layer.name) or real(layer, *rest)
+    )
+    labels.paint((4, 5, 5), 1)
+    qtbot.wait(50)
+    assert set(sliced) == {labels.name}
+    sliced.clear()
+    image.contrast_limits = (0, 2)
+    qtbot.wait(50)
+    assert set(sliced) == {image.name}
+
+
 def test_the_crosshair_crosses_the_voxel_it_names(window: Any, qtbot: Any) -> None:
     """Put light where the crosshair should be and look under it on the rendered canvas."""
     viewer, panel = window

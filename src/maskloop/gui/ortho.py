@@ -6,6 +6,8 @@ undo and the journal stay with the one layer that napari knows.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import count
 from typing import Any
 
 from qtpy.QtCore import QPointF, QRectF, Qt
@@ -24,7 +26,7 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QWidget
 from maskloop.gui import layers
 from maskloop.gui.bearing import Convention, Edges, Facing, edges, facing_of, guide_of
 from maskloop.gui.choices import is_alive
-from maskloop.gui.planes import Plane, picture_of, planes_of
+from maskloop.gui.planes import Picture, Plane, picture_of, planes_of
 from maskloop.gui.tips import TIPS
 
 LINE = QColor(255, 213, 74, 150)
@@ -32,9 +34,9 @@ LETTER = QColor("#ffd54a")
 _MARGIN = 32  # pixels for the letters
 _CLEAR = 44  # the same on the canvas
 _LOOKS = (
-    "set_data", "visible", "opacity", "contrast_limits", "colormap", "gamma", "blending",
-    "scale", "translate",
-)  # fmt: skip
+    *("set_data", "labels_update", "data", "visible", "opacity", "blending", "scale", "translate"),
+    *("contrast_limits", "colormap", "gamma"),
+)
 
 
 class PlaneView(QWidget):
@@ -53,6 +55,7 @@ class PlaneView(QWidget):
         self.drawn = 0
         self._views = views
         self._turned = 0
+        self._pictures: dict[int, tuple[tuple[float, ...], Picture | None]] = {}
         self.setToolTip(TIPS["plane"])
         self.setMinimumSize(120, 120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
@@ -94,9 +97,8 @@ class PlaneView(QWidget):
         painter.fillRect(self.rect(), Qt.GlobalColor.black)
         place = self.to_screen()
         painter.setTransform(place)
-        point = self._views.point
-        for layer in self._views.layers:
-            found = picture_of(layer, self.plane, point)
+        for layer in self._views.drawn:
+            found = self._picture(layer)
             if found is None:
                 continue
             rows, columns = found.colours.shape[:2]
@@ -114,6 +116,19 @@ class PlaneView(QWidget):
         painter.setOpacity(1.0)
         self._draw_marks(painter, place)
         painter.end()
+
+    def _picture(self, layer: layers.Layer) -> Picture | None:
+        """Return a layer's slice, made again only where layer or slice changed."""
+        point = self._views.point
+        own = (self.plane.rows, self.plane.columns)
+        state = (
+            self._views.revision(layer),
+            *(v for axis, v in enumerate(point) if axis not in own),
+        )
+        known = self._pictures.get(id(layer))
+        if known is None or known[0] != state:
+            known = self._pictures[id(layer)] = state, picture_of(layer, self.plane, point)
+        return known[1]
 
     def _draw_marks(self, painter: QPainter, place: QTransform) -> None:
         point = self._views.point
@@ -189,6 +204,8 @@ class ThreeViews(QWidget):
         self._convention = convention
         self._heard: list[tuple[Any, Any]] = []  # Any: napari events are untyped
         self._heard_of: dict[int, list[tuple[Any, Any]]] = {}
+        self._revisions: dict[int, int] = {}
+        self._count = count()
         self._cross: list[QFrame] = []
         self.views: tuple[PlaneView, ...] = ()
         self._row = QHBoxLayout(self)
@@ -227,7 +244,7 @@ class ThreeViews(QWidget):
         return guide_of(self._viewer)
 
     @property
-    def layers(self) -> list[layers.Layer]:
+    def drawn(self) -> list[layers.Layer]:
         """The viewer's layers, lowest first."""
         return [layers.bare(layer) for layer in self._viewer.layers]
 
@@ -246,6 +263,10 @@ class ThreeViews(QWidget):
         span = [self._viewer.dims.range[axis] for axis in (plane.columns, plane.rows)]
         (left, right, across), (top, bottom, down) = (tuple(map(float, part)) for part in span)
         return left - across / 2, top - down / 2, right - left + across, bottom - top + down
+
+    def revision(self, layer: layers.Layer) -> int:
+        """Return a number that changes with every change of a layer's data or looks."""
+        return self._revisions.get(id(layer), -1)
 
     def go_to(self, where: dict[int, float]) -> None:
         """Move the crosshair along some axes of the viewer."""
@@ -282,7 +303,7 @@ class ThreeViews(QWidget):
         self._heard.append((event, slot))
 
     def _layers_changed(self, event: Any = None) -> None:  # Any: napari events are untyped
-        present = {id(layer): layer for layer in self.layers}
+        present = {id(layer): layer for layer in self.drawn}
         for gone in set(self._heard_of) - set(present):
             for signal, slot in self._heard_of.pop(gone):
                 signal.disconnect(slot)
@@ -290,11 +311,17 @@ class ThreeViews(QWidget):
             if key in self._heard_of:
                 continue
             found = (getattr(layer.events, name, None) for name in _LOOKS)
-            pairs = [(signal, self._refresh) for signal in found if signal is not None]
+            slot = partial(self._layer_changed, key)
+            self._revisions[key] = next(self._count)
+            pairs = [(signal, slot) for signal in found if signal is not None]
             for signal, slot in pairs:
                 signal.connect(slot)
             self._heard_of[key] = pairs
         self._arrange()
+
+    def _layer_changed(self, key: int, event: Any = None) -> None:  # Any: napari's event
+        self._revisions[key] = next(self._count)
+        self._refresh()
 
     def _arrange(self, event: Any = None) -> None:  # Any: napari events are untyped
         dims = self._viewer.dims

@@ -12,6 +12,7 @@ from maskloop.gui import layers
 
 Box = tuple[float, float, float, float]
 _SHADES = np.linspace(0, 1, 256)
+_MOST_LOOKED_UP = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +118,33 @@ def picture_of(layer: layers.Layer, plane: Plane, point: npt.ArrayLike) -> Pictu
 def colours_of(layer: layers.Layer, values: layers.Pixels) -> npt.NDArray[np.uint8]:
     """Return a slice of a layer in the colours in which napari shows it."""
     if type(layer).__name__ == "Labels":
-        shown = layer.colormap.map(np.ascontiguousarray(values))
-        return np.ascontiguousarray(np.rint(np.asarray(shown) * 255).astype(np.uint8))
+        return _label_colours(layer, values)
     if layer.rgb:
         factor = 1 if values.dtype == np.uint8 else 255
         colours = np.clip(values * factor, 0, 255).astype(np.uint8)
         alpha = np.full((*colours.shape[:2], 1), 255, np.uint8)
         return np.ascontiguousarray(np.concatenate([colours[..., :3], alpha], axis=2))
     low, high = (float(v) for v in layer.contrast_limits)
-    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
-    shade = np.nan_to_num(np.clip(scaled, 0, 255)).astype(np.uint8)
-    table: Any = layer.colormap.map(_SHADES ** float(layer.gamma))  # Any: untyped in napari
-    return np.ascontiguousarray(np.rint(np.asarray(table) * 255).astype(np.uint8)[shade])
+    scaled = values.astype(np.float32, order="C")
+    scaled -= low
+    scaled *= 255 / (high - low)
+    np.clip(scaled, 0, 255, out=scaled)
+    if values.dtype.kind == "f":
+        np.nan_to_num(scaled, copy=False)
+    return _looked_up(layer.colormap.map(_SHADES ** float(layer.gamma)), scaled.astype(np.uint8))
+
+
+def _label_colours(layer: layers.Layer, values: layers.Pixels) -> npt.NDArray[np.uint8]:
+    values = np.ascontiguousarray(values)
+    if values.dtype.kind != "u" or values.max(initial=0) > _MOST_LOOKED_UP:
+        shown = np.asarray(layer.colormap.map(values))
+        return np.ascontiguousarray(np.rint(shown * 255).astype(np.uint8))
+    every = np.arange(int(values.max(initial=0)) + 1).astype(values.dtype)
+    return _looked_up(layer.colormap.map(every), values)
+
+
+def _looked_up(table: Any, values: layers.Pixels) -> npt.NDArray[np.uint8]:  # Any: untyped napari
+    """Return the rows of a table of colours at `values`: four bytes are moved as one number."""
+    packed = np.ascontiguousarray(np.rint(np.asarray(table) * 255).astype(np.uint8)).view(np.uint32)
+    found = packed.ravel()[values]
+    return found.view(np.uint8).reshape(*values.shape, 4)
