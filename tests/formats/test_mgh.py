@@ -150,6 +150,9 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_memory_is_asked_f
         (20, struct.pack(">i", 2)),
         (30, struct.pack(">f", float("nan"))),
         (30, struct.pack(">f", 0)),
+        (30, b"\x7f\xa0\0\0"),  # a signalling NaN
+        (78, struct.pack(">f", float("inf"))),
+        (42, struct.pack(">f", 3e38)),
     ],
 )
 def test_headers_that_make_no_sense_are_refused_in_words(tmp_path, at, value):

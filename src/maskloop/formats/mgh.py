@@ -10,6 +10,7 @@ References
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind
 
+_FAR = 1e12  # mm: beyond it lies nothing, and products overflow
 _HEADER = 284  # bytes before the voxels
 _TYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
 
@@ -131,7 +133,7 @@ def _stated(start: bytes, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
 def _geometry(start: bytes, shape: tuple[int, ...], name: str, job: Job) -> Geometry:
     """Return the grid: axes are the rows of the stored cosines, the middle voxel lies at c_ras."""
     if int.from_bytes(start[28:30], "big", signed=True) > 0:
-        floats = np.frombuffer(start, ">f4", 15, 30).astype(np.float64)
+        floats = np.array(struct.unpack_from(">15f", start, 30))
         spacing, axes, middle = floats[:3], floats[3:12].reshape(3, 3), floats[12:]
     else:
         job.say(
@@ -140,9 +142,16 @@ def _geometry(start: bytes, shape: tuple[int, ...], name: str, job: Job) -> Geom
         )
         spacing, middle = np.ones(3), np.zeros(3)
         axes = np.array([[-1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    if not all((np.abs(part) < _FAR).all() for part in (axes, spacing, middle)):
+        msg = (
+            f"expected steps and a middle below {_FAR:.0e} mm in {name}, got {spacing.tolist()} at "
+            f"{middle.tolist()}; the header is damaged: copy the file again"
+        )
+        raise FormatError(msg)
     affine = np.eye(4)
     affine[:3, :3] = (axes * spacing[:, None])[::-1].T
     affine[:3, 3] = middle - affine[:3, :3] @ (np.array(shape) / 2)
+    affine += 0.0  # no -0.0
     try:
         return Geometry(shape, affine, "mm")
     except GeometryError as error:
