@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+_LARGEST = 1e9
 WORDS = {
     0x00280002: "samples",
     0x00280010: "rows",
@@ -183,9 +183,12 @@ class Slice:
 
 @lru_cache(maxsize=4096)
 def numbers_of(text: str) -> tuple[float, ...]:
-    """Return the finite numbers of a text with backslashes; empty where it holds others."""
+    """Return the numbers of a text with backslashes; empty where it holds others, or absurd ones.
+
+    Absurd is what no scanner means (beyond 10**9), and what would overflow in arithmetic.
+    """
     try:
         found = tuple(map(float, text.split("\\"))) if text else ()
     except ValueError:
         return ()
-    return found if all(map(math.isfinite, found)) else ()
+    return found if all(-_LARGEST <= n <= _LARGEST for n in found) else ()

@@ -133,7 +133,7 @@ def _ends(plane: _Pixels, one: Slice) -> tuple[int, int]:
     low, high = int(plane.min()), int(plane.max())
     size = 8 * plane.dtype.itemsize
     bits = one.words.get("bits_stored", size) or size
-    if plane.dtype.kind == "f" or bits >= size:
+    if bits >= size:
         return low, high
     is_signed = plane.dtype.kind == "i"
     lowest, highest = (
@@ -151,7 +151,7 @@ def _turn(plane: _Pixels, one: Slice, ends: tuple[int, int]) -> tuple[int, int]:
     if one.texts.get("photometric") != "MONOCHROME1":
         return ends
     bits = one.words.get("bits_stored", 0) or 8 * plane.dtype.itemsize
-    top: int = -1 if plane.dtype.kind in "if" else 2**bits - 1
+    top: int = -1 if plane.dtype.kind == "i" else 2**bits - 1
     np.subtract(plane.dtype.type(top), plane, out=plane)
     return top - ends[1], top - ends[0]
 
@@ -163,9 +163,11 @@ def _as_float(planes: list[Slice], scales: list[_Scale], reader: _Reader, job: J
     ):
         plane = np.empty(one.shape, "<{}{}".format(*_layout(one)))
         reader.into(plane, one)
-        _turn(plane, one, _ends(plane, one))
+        if plane.dtype.kind != "f":
+            _turn(plane, one, _ends(plane, one))
         # In double precision, as the standard's decimal strings are; rounded once at the end.
-        out[...] = plane if (slope, intercept) == (1, 0) else plane * slope + intercept
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[...] = plane if (slope, intercept) == (1, 0) else plane * slope + intercept
     return data
 
 

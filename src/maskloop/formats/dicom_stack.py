@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maskloop.formats.base import Choices
     from maskloop.formats.dicom_head import Slice
 
+_LEAST_MM = 1e-5  # of a pixel or slice; less is no size
 RATIO = 4096  # no encoding shrinks real slices further; more is a header that lies
 SAME_MM = 1e-3  # slices closer than this along the normal are at one place
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -205,6 +206,12 @@ def _unplaced(planes: list[Slice]) -> list[Problem]:
             odd = f"{one.shape[1]}x{one.shape[0]} pixels"
         elif not is_float and bits not in (8, 16, 32):
             odd = f"{bits} bits a pixel"
+        if not odd and (unscaled := _unscaled(one)):
+            msg = (
+                f"expected a rescale slope and intercept that are numbers, got {unscaled} in "
+                f"{one.path.name}; the values would mean nothing"
+            )
+            return [Problem("no rescale", msg, is_about_place=False)]
         if odd:
             msg = (
                 f"expected gray slices, each with its place, got {odd} in {one.path.name}; convert "
@@ -218,7 +225,7 @@ def _unplaced(planes: list[Slice]) -> list[Problem]:
             )
             return [Problem("no position", msg)]
         spacing = one.numbers("spacing")
-        if len(spacing) != 2 or min(spacing) <= 0:
+        if len(spacing) != 2 or min(spacing) < _LEAST_MM:
             msg = (
                 f"expected the pixel spacing of every slice, got {list(spacing)!r} in "
                 f"{one.path.name}; such a series has no size"
@@ -233,13 +240,21 @@ def _unplaced(planes: list[Slice]) -> list[Problem]:
     return []
 
 
+def _unscaled(one: Slice) -> str:
+    """Return what makes slope or intercept useless; empty where they are absent or fine."""
+    for name in ("slope", "intercept"):
+        if one.texts.get(name) and len(one.numbers(name)) != 1:
+            return f"another {name}"
+    return "a slope of 0" if one.numbers("slope") == (0.0,) else ""
+
+
 def _spaced(
     planes: list[Slice], heights: _Points
 ) -> tuple[float, tuple[tuple[int, int], ...], list[Problem]]:
     """Return the usual step, the gaps, and what is wrong with the steps."""
     if len(planes) == 1:
         stated = (*planes[0].numbers("between"), *planes[0].numbers("thickness"), 0.0)[0]
-        if stated > 0:
+        if stated >= _LEAST_MM:
             return stated, (), []
         msg = (
             "expected several slices or a slice thickness, got one slice without; its depth is "
