@@ -58,9 +58,10 @@ _IN_MM = {
     **dict.fromkeys(("nm", "nanometer"), 1e-6),
 }
 # The most that a compression can shrink: PackBits 128 bytes to 2, deflate by its longest match,
-# LZW its longest string, JPEG a block to 2 bits; of the others, zstd a block to 4 bytes.
-_RATIOS = {1: 1, 32773: 64, 8: 1040, 32946: 1040, 5: 2731, 6: 1000, 7: 1000}
-_ANY_RATIO = 33_000
+# LZW by its longest string, JPEG a block to 2 bits, zstd a block to 4 bytes.
+_RATIOS = {1: 1, 32773: 64, 8: 1040, 32946: 1040, 5: 2731, 6: 1000, 7: 1000, 50000: 33_000}
+_FAX = (2, 3, 4)  # a blank row to 1 bit
+_ANY_RATIO = 4000
 _PNG_TYPES = ("u1", "u2")
 _TIFF_TYPES = ("u1", "u2", "i2", "u4", "i4", "f4")
 _TURNS = {
@@ -298,6 +299,8 @@ def _pillow_pixels(path: Path, job: Job, *, as_ids: bool) -> npt.NDArray[Any]:
 
 def _require_possible(picture: Any, path: Path) -> None:  # Any: Pillow's class
     """Refuse a size that no file of this length can hold, before pixels are allocated."""
+    if picture.format == "TIFF":  # its tags were looked at already
+        return
     ratio = {"PNG": 1040, "JPEG": 1000}.get(picture.format, _ANY_RATIO)
     bits = {"1": 1, "P": 1, "L": 2}.get(picture.mode, 8 * len(picture.getbands()))
     needed = picture.width * picture.height * bits // 8
@@ -494,7 +497,9 @@ def _require_whole(series: Any, path: Path) -> None:  # Any: tifffile's class
             if max(ends, default=0) > size:
                 raise _cut_short(path, max(ends), size)
             stored += sum(page.databytecounts)
-    ratio = _RATIOS.get(int(series.keyframe.compression), _ANY_RATIO)
+    kind = int(series.keyframe.compression)
+    widest = min(int(series.keyframe.imagewidth), 8000)
+    ratio = widest if kind in _FAX else _RATIOS.get(kind, _ANY_RATIO)
     if bits > 8 * ratio * min(stored, size):
         raise _cut_short(path, bits // 8 // ratio, min(stored, size))
 
