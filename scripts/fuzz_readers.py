@@ -145,7 +145,7 @@ def _pictures(folder: Path, ids: np.ndarray) -> Iterator[Seed]:
         yield _of(f"photo{end}", folder / f"photo{end}")
     tifffile.imwrite(folder / "stack.tif", ids.astype(np.uint16), imagej=True, compression=None)
     yield _of("tif stack", folder / "stack.tif")
-    tifffile.imwrite(folder / "packed.tif", ids, compression="zlib")
+    tifffile.imwrite(folder / "packed.tif", ids, compression="zlib", photometric="minisblack")
     yield _of("tif packed", folder / "packed.tif")
     objects = LabelTable.objects([1, 2])
     cells = Mask(ids[1] | ids[2], Geometry.pixels(ids.shape[1:]), objects)
