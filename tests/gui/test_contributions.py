@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from maskloop.core.image import Image
 from maskloop.gui import contributions, layers
+from tests.formats.ct_series import ORIENTATIONS as CT_ORIENTATIONS
+from tests.formats.ct_series import geometry_of
+from tests.formats.test_rtstruct import box
+from tests.formats.test_rtstruct import write as write_contours
 
 OBLIQUE = np.array(
     [[-0.9, 0.2, 0.0, 40.0], [0.2, 0.9, 0.3, -30.0], [0.0, -0.2, 2.4, 10.0], [0, 0, 0, 1]]
@@ -127,6 +132,25 @@ def test_new_labels_on_an_oblique_ct_are_saved_where_the_ct_lies(
     (again,) = viewer.open(str(out), plugin="napari-maskloop")
     assert type(again).__name__ == "Labels"
     assert np.array_equal(again.data > 0, labels.data > 0)
+
+
+def test_contours_open_as_labels_on_the_image_that_is_open(
+    make_napari_viewer: Any, tmp_path: Path
+) -> None:
+    geometry = geometry_of(CT_ORIENTATIONS["oblique"])
+    rings = [box(z, 3.5, 9.5, 4.5, 11.5) for z in (1, 2, 3)]
+    path = write_contours(tmp_path / "plan.dcm", geometry, {"liver": rings})
+    viewer = make_napari_viewer()
+    with pytest.raises(Exception, match="image"):
+        viewer.open(str(path), plugin="napari-maskloop")
+    image = Image(np.zeros(geometry.shape, np.int16), geometry, title="CT series 4")
+    data, options, _ = layers.image_layers(image)[0]
+    shown = viewer.add_image(data, **options)
+    (contours,) = viewer.open(str(path), plugin="napari-maskloop")
+    assert contours.name == "RTSTRUCT series 12"
+    assert layers.same_grid(contours, shown)
+    assert (contours.data > 0).sum() == 3 * 6 * 7
+    assert list(contours.features["name"]) == ["background", "liver"]
 
 
 def test_labels_of_unknown_place_are_refused_and_nothing_is_written(

@@ -106,19 +106,28 @@ def load_items(
     from maskloop.loop.load import format_of, load, load_masks
 
     if not path.is_dir() and format_of(path).read_image is None:
-        on = image() if image is not None else None
-        if on is not None:
-            try:
-                return load_masks(path, image=on, job=job)
-            except MaskloopError:  # they belong to another image: they still have a place
-                pass
-        return load_masks(path, job=job)
+        return _masks(path, image() if image is not None else None, job)
     if looks_like_mask(path):
         try:
             return load_masks(path, job=job)
         except InputError:
             return load(path, job=job)
     return load(path, choices=choices, job=job)
+
+
+def _masks(path: Path, on: Image | None, job: Job | None) -> list[Mask]:
+    """Load masks on an image or, where they belong to another, where they say they lie."""
+    from maskloop.loop.load import load_masks
+
+    if on is None:
+        return load_masks(path, job=job)
+    try:
+        return load_masks(path, image=on, job=job)
+    except MaskloopError as error:
+        try:
+            return load_masks(path, job=job)
+        except MaskloopError:
+            raise error from None
 
 
 def intake_of(path: Path, *, job: Job | None = None) -> dict[str, Any]:  # Any: plain JSON values
