@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import shutil
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -290,3 +293,58 @@ def test_loading_takes_little_more_than_the_array(tmp_path):
     call = [sys.executable, "-c", code, str(tmp_path)]
     peak = float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
     assert 0.9 < peak <= 1.3
+
+
+PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("693_J2KI", "CT_small", "J2K_pixelrep_mismatch", "MR_small", "MR_small_RLE"),
+        *("MR_small_bigendian", "MR_small_implicit", "MR_small_jp2klossless", "MR_small_padded"),
+        *("MR_small_jpeg_ls_lossless", "examples_overlay"),
+    ],
+)
+def test_files_of_pydicom_give_its_values(tmp_path, name):
+    pytest.importorskip("openjpeg")
+    pytest.importorskip("jpeg_ls")
+    path = PYDICOM / f"{name}.dcm"
+    shutil.copy(path, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = pydicom.dcmread(path)
+        slope, intercept = data.get("RescaleSlope", 1), data.get("RescaleIntercept", 0)
+        wanted = data.pixel_array * float(slope) + float(intercept)
+    np.testing.assert_array_equal(read(tmp_path).data[0], wanted)
+
+
+@pytest.mark.parametrize("name", ["JPEGLSNearLossless_08", "JPEGLSNearLossless_16", "image_dfl"])
+def test_codecs_without_a_place_in_space_decode_as_pydicom_does(name):
+    pytest.importorskip("jpeg_ls")
+    path = PYDICOM / f"{name}.dcm"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = pydicom.dcmread(path).pixel_array
+    np.testing.assert_array_equal(dicom_codecs.decoded(dicom_scan.scan(path)), wanted)
+
+
+def test_twelve_bit_jpeg_is_refused_by_name(tmp_path):
+    shutil.copy(PYDICOM / "JPGExtended.dcm", tmp_path)
+    (row,) = dicom.inspect(tmp_path, job=Job())["series"]
+    assert (row["can_decode"], "12-bit JPEG extended" in row["why_not"]) == (False, True)
+
+
+@pytest.mark.parametrize("slope", [0, "", "nan"])
+def test_a_useless_rescale_is_refused(tmp_path, slope):
+    for number in range(2):
+        path = write(tmp_path / str(number), (0, 0, number))
+        data = pydicom.dcmread(path)
+        data.pop("RescaleSlope")
+        data.add_new((0x0028, 0x1053), "LO", str(slope))
+        data.save_as(path, enforce_file_format=True)
+    if slope == "":
+        assert read(tmp_path).data[0, 0, 0] == -1024
+        return
+    with pytest.raises(FormatError, match="slope"):
+        read(tmp_path)

@@ -178,7 +178,7 @@ def _image(row: Row, path: Path, choices: Choices, job: Job) -> Image:
     for problem in stack.blocking(choices):
         raise GeometryError(problem.words) if problem.is_about_place else FormatError(problem.words)
     for one in row.planes:
-        if reason := why_not(one.syntax):
+        if reason := why_not(one):
             msg = f"expected pixels that can be decoded in {one.path.name}, got {reason}"
             raise MissingExtraError(msg)
     for note in stack.notes:

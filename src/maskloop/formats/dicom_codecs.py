@@ -46,7 +46,7 @@ _NAMES = {
 _MODULES = {
     "RLE": ("rle", "pydicom"),
     "JPEG baseline": ("PIL", "gdcm"),
-    "JPEG extended": ("gdcm",),
+    "JPEG extended": ("PIL", "gdcm"),
     "JPEG lossless": ("gdcm",),
     "JPEG-LS": ("jpeg_ls", "gdcm"),
     "JPEG-LS near-lossless": ("jpeg_ls", "gdcm"),
@@ -72,14 +72,17 @@ def decoder_of(syntax: str) -> str:
     return next((name for name in known if importlib.util.find_spec(name) is not None), "")
 
 
-def why_not(syntax: str) -> str:
-    """Return why an encoding cannot be decoded and what to do; empty where it can."""
-    if decoder_of(syntax):
+def why_not(one: Slice) -> str:
+    """Return why a plane's pixels cannot be decoded and what to do; empty where they can."""
+    name = _NAMES.get(one.syntax, "")
+    if name == "JPEG extended" and one.words.get("bits_stored", 8) > 8:
+        return "12-bit JPEG extended, which no decoder here knows; write the series uncompressed"
+    if decoder_of(one.syntax):
         return ""
-    if syntax in _NAMES:
+    if name:
         return (
-            f"{_NAMES[syntax]} needs a decoder that is not installed: pip install "
-            "'napari-maskloop[dicom]', or write the series uncompressed"
+            f"{name} without its decoder: pip install 'napari-maskloop[dicom]', or write the "
+            "series uncompressed"
         )
     return "an encoding that no decoder here knows; write the series uncompressed"
 
@@ -94,7 +97,7 @@ def decoded(one: Slice) -> npt.NDArray[Any]:
     FormatError
         If the pixels are damaged.
     """
-    if reason := why_not(one.syntax):
+    if reason := why_not(one):
         msg = f"expected pixels that can be decoded in {one.path.name}, got {reason}"
         raise MissingExtraError(msg)
     with warnings.catch_warnings():

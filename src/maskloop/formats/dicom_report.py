@@ -23,12 +23,17 @@ _SHOWN = 12
 
 def problems_of(row: Row, stack: Stack) -> list[Problem]:
     """Return everything that keeps a row from being loaded, decoders included."""
-    missing = []
-    for syntax in sorted({one.syntax for one in row.planes}):
-        if reason := why_not(syntax):
-            words = f"expected pixels that can be decoded, got {reason}"
-            missing.append(Problem("no decoder", words, is_about_place=False))
+    missing = [
+        Problem("no decoder", f"expected pixels that can be decoded, got {reason}", (), False)
+        for reason in _reasons(row)
+    ]
     return stack.problems + missing
+
+
+def _reasons(row: Row) -> list[str]:
+    """Return why pixels of a row cannot be decoded, each reason once."""
+    kinds = {(one.syntax, one.words.get("bits_stored")): one for one in row.planes}
+    return sorted({reason for one in kinds.values() if (reason := why_not(one))})
 
 
 def row_report(row: Row, number: int) -> _Json:
@@ -51,7 +56,7 @@ def row_report(row: Row, number: int) -> _Json:
         return {**common, "files": len(row.planes), "loads": False, "problems": []}
     stack = row.stack()
     problems = problems_of(row, stack)
-    reasons = [reason for s in {one.syntax for one in row.planes} if (reason := why_not(s))]
+    reasons = _reasons(row)
     grid = grid_of(stack)
     bits = first.words.get("bits_stored") or first.words.get("bits", 0)
     return {
