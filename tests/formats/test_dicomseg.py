@@ -11,8 +11,15 @@ import nrrd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
 
-from maskloop.core.errors import FormatError, GeometryError, InputError, UnknownNameError
+from maskloop.core.errors import (
+    FormatError,
+    GeometryError,
+    InputError,
+    MaskloopError,
+    UnknownNameError,
+)
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.job import Job
@@ -680,6 +687,32 @@ def test_label_maps_and_fractions_are_read_in_every_lossless_encoding(kind, code
     np.testing.assert_array_equal(load_mask(tmp_path / "m.dcm").data, numbers[1:5])
     one = load_mask(tmp_path / "m.dcm", image=image, entry="s2")
     np.testing.assert_array_equal(one.data, (numbers == 2) * 2)
+
+
+def test_an_encoding_without_a_decoder_is_named(tmp_path):
+    def compressed(data) -> None:
+        data.PixelData = encapsulate([b"\0" * 64] * int(data.NumberOfFrames))
+        data["PixelData"].VR = "OB"
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"
+
+    path = made(tmp_path, x=compressed)
+    with pytest.raises(MaskloopError, match="without its decoder"):
+        load_mask(path)
+
+
+def test_a_syntax_younger_than_pydicom_is_named(tmp_path):
+    path = made(tmp_path)
+    raw = path.read_bytes()
+    # A name of the same length that no dictionary has, as younger syntaxes are to pydicom.
+    tag = b"\x02\0\x10\0UI"
+    found = raw.replace(
+        tag + b"\x14\x001.2.840.10008.1.2.1\0", tag + b"\x14\x001.2.840.10008.1.2.8\0", 1
+    )
+    assert found != raw
+    path.write_bytes(found)
+    with pytest.raises(FormatError, match=r"an encoding that pydicom knows.*1\.2\.8"):
+        load_mask(path)
 
 
 BLANK = {

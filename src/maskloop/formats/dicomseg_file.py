@@ -144,10 +144,17 @@ def opened(path: Path, job: Job) -> SegFile:
 
 def _require_frames(data: _Dataset, path: Path) -> None:
     """Refuse headers that claim more than the file holds, and frames without a place in 3D."""
+    syntax = data.file_meta.TransferSyntaxUID
+    if not syntax.is_transfer_syntax:
+        msg = (
+            f"expected an encoding that pydicom knows in {path.name}, got {str(syntax)[:64]!r}; "
+            "write the segmentation uncompressed"
+        )
+        raise FormatError(msg)
     rows, columns, bits = int(data.Rows), int(data.Columns), int(data.BitsAllocated)
     frames = int(data.get("NumberOfFrames", 1) or 1)
     held = len(data.PixelData)
-    is_native = not data.file_meta.TransferSyntaxUID.is_encapsulated
+    is_native = not syntax.is_encapsulated
     fits = frames * rows * columns * bits <= 8 * held
     if bits not in (1, 8, 16):
         msg = (
@@ -294,8 +301,11 @@ def stored_frame(file: SegFile, at: int) -> npt.NDArray[Any]:
         return np.asarray(file.seg.get_stored_frame(at + 1))
     from pydicom.pixels.decoders.base import get_decoder
 
-    decoder = get_decoder(syntax)
-    usable = [name for name in _DECODERS if name in decoder.available_plugins]
+    try:
+        decoder = get_decoder(syntax)
+        usable = [name for name in _DECODERS if name in decoder.available_plugins]
+    except NotImplementedError:
+        usable = []
     if not usable:
         msg = (
             f"expected pixels that can be decoded in {file.path.name}, got {syntax.name!r} without "
