@@ -409,6 +409,15 @@ def test_a_cropped_segmentation_is_put_in_place_on_its_image(tmp_path):
         load_mask(tmp_path / "off.seg.nrrd", image=image)
 
 
+def test_slicers_single_empty_voxel_is_an_empty_mask_on_the_image(tmp_path):
+    pairs = "Segment0_ID:=a\nSegment0_Name:=liver\nSegment0_LabelValue:=1\nSegment0_Layer:=0"
+    path = slicer(tmp_path / "a.seg.nrrd", np.zeros((1, 1, 1), np.uint8), pairs, is_list=False)
+    image = Image(np.zeros(SHAPE[::-1], np.int16), grid_of(OBLIQUE))
+    mask = load_mask(path, image=image)
+    assert (mask.ids(), mask.data.shape) == ([], image.data.shape)
+    assert mask.labels.names == {1: "liver"}
+
+
 def test_a_written_segmentation_has_the_fields_that_slicer_reads(tmp_path):
     grid = grid_of(OBLIQUE, (7, 6, 5))
     ids = np.zeros(grid.shape, np.uint16)
