@@ -263,6 +263,7 @@ def test_the_report_in_lines_names_problems_and_the_flag_that_settles_them(tmp_p
         assert words in text
     assert "loads       with --fill-gap" in text
     assert "not DICOM: x.txt" in text
+    assert "2 identifying fields are filled: PatientID, PatientName" in text
 
 
 def test_gap_steps_and_tilt_are_in_the_report(tmp_path):

@@ -117,8 +117,12 @@ def _rows(path: Path, job: Job) -> tuple[list[Row], Found]:
         raise FormatError(msg)
     with reading(path):
         found = found_in(path.parent, job, is_deep=False)
-    uid = own.texts.get("series", "")
-    alike = [one for one in found.slices if one.texts.get("series", "") == uid]
+    series = own.texts.get("series", ""), own.texts.get("number", "")
+    alike = [
+        one
+        for one in found.slices
+        if (one.texts.get("series", ""), one.texts.get("number", "")) == series
+    ]
     # A damaged file might be a slice of this series.
     maybe = [(name, why) for name, why in found.left_out if name in found.damaged]
     return rows_of(alike), Found(alike, maybe)

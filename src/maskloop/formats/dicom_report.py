@@ -189,8 +189,9 @@ def _row_lines(row: _Json) -> list[str]:
         lines.append(f"  missing     {row['missing']['count']}: {'; '.join(where[:_SHOWN])}{more}")
     if row["duplicates"]:
         lines.append(f"  duplicates  {row['duplicates']} (identical; one of each is used)")
-    names = f"; filled: {', '.join(row['identifying'])}" if row["identifying"] else ""
-    lines.append(f"  identity    de-identified: {row['deidentified']}{names}")
+    names = ", ".join(row["identifying"])
+    joint = ": " if row["deidentified"].startswith("no") else "; filled: "
+    lines.append(f"  identity    de-identified: {row['deidentified']}{joint * bool(names)}{names}")
     if row["is_burned_in"]:
         lines.append("  identity    the header says that the pixels show text of the person")
     lines += [f"  note        {note}" for note in row["notes"]]
