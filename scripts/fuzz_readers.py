@@ -28,6 +28,7 @@ import traceback
 import warnings
 import zlib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +85,15 @@ class TooSlow(BaseException):
     """Raised in the worker by its alarm; no reader catches it."""
 
 
-def seeds(folder: Path) -> list[Seed]:
-    """Write one valid file for every reader, and more where a format has several shapes."""
+@cache
+def seeds() -> list[Seed]:
+    """Return one valid file for every reader, and more where a format has several shapes."""
     ids = np.zeros(GRID.shape, np.uint8)
     ids[1, 2, 1:5], ids[2, 1:3, 2] = 1, 2
     mask = Mask(ids, GRID, LabelTable.classes(["liver", "tumour"]))
-    made = [*_volumes(folder, mask), *_pictures(folder, ids), *_dicom(folder)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = [*_volumes(folder, mask), *_pictures(folder, ids), *_dicom(folder)]
     return sorted(made, key=lambda seed: seed.name)
 
 
@@ -433,9 +437,8 @@ def fuzz(count: int, start: int = 0, only: str = "") -> Found:
     found, began = Found(), time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "seeds").mkdir()
         (folder / CANARY).write_bytes(bytes(range(240)))
-        chosen = [seed for seed in seeds(folder / "seeds") if only in seed.name]
+        chosen = [seed for seed in seeds() if only in seed.name]
         for seed in chosen:  # valid files must read; this imports what reading needs, too
             place = folder / "valid" / seed.name
             place.mkdir(parents=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel
-import nrrd
 import numpy as np
 import SimpleITK as sitk
 
@@ -140,6 +139,9 @@ def odd(folder: Path) -> Iterator[str]:
         image.set_qform(far, code=1)
         nibabel.save(image, path)
 
+    def tilted() -> None:
+        save(path, numbers, skewed, sform=1, qform=0)
+
     colour = np.zeros((3, 4, 5), [(c, "u1") for c in "RGB"])
     cases: list[tuple[str, Callable[[], None], Callable[[Path], str]]] = [
         ("4-D", lambda: save(path, np.stack([numbers] * 6, -1)), there_and_back),
@@ -155,11 +157,7 @@ def odd(folder: Path) -> Iterator[str]:
         ("sform 0, qform 1", lambda: save(path, numbers, sform=0, qform=1), there_and_back),
         ("sform 0, qform 0", lambda: save(path, numbers, sform=0, qform=0), there_and_back),
         ("sform and qform differ", disagreeing, there_and_back),
-        (
-            "not at right angles",
-            lambda: save(path, numbers, skewed, sform=1, qform=0),
-            there_and_back,
-        ),
+        ("not at right angles", tilted, there_and_back),
     ]
     for name, make, look in cases:
         make()
@@ -179,7 +177,7 @@ def odd(folder: Path) -> Iterator[str]:
         sitk.ReadImage(str(sheared))
     except RuntimeError as error:
         said = str(error).strip().splitlines()[-1].strip()
-        yield f"| the same file in SimpleITK | {said} |"
+        yield f"| not at right angles, read by SimpleITK | {said} |"
 
 
 def main() -> None:
@@ -191,15 +189,15 @@ def main() -> None:
             "# Geometry: what is proved",
             "",
             "Written by `python scripts/prove_geometry.py`, which runs every case anew; nothing is",
-            f"typed in. The peers that read back: {versions} (nrrd module {nrrd.__version__}).",
+            f"typed in. The peers that read back: {versions}.",
             "",
             "## Every axis order",
             "",
-            "A volume of 5x6x7 voxels of 3.0x0.8x0.7 mm is written by a peer in each of the 48 axis",
-            "orders as int16, uint8 and float32, loaded, labelled at six voxels, exported and read",
-            "back by peers. *Wrong*: files with other values, labels, shape or storage order. *mm*:",
-            "worst distance of a labelled voxel from its place. *Affine*: worst difference of an",
-            "element. Sheared is a gantry tilt of 15 degrees; SimpleITK refuses it as NIfTI.",
+            "A volume of 5x6x7 voxels of 3.0x0.8x0.7 mm is written by a peer in each of the 48",
+            "axis orders as int16, uint8 and float32, loaded, labelled at six voxels, exported and",
+            "read back by peers. *Wrong*: files with other values, labels, shape or storage order.",
+            "*mm*: worst distance of a labelled voxel from its place. *Affine*: worst difference",
+            "of an element. Sheared is a gantry tilt of 15 degrees; SimpleITK refuses it as NIfTI.",
             "Segmentations are drawn on a synthetic CT series and read back by highdicom.",
             "",
             "| format | class | cases | read back | wrong | mm | affine |",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from maskloop.core import mask as masks
+from maskloop.core.errors import InputError
 from maskloop.formats.base import voxel_counts
 
 
@@ -23,3 +24,8 @@ def test_ids_and_counts_equal_numpys(dtype, shape, order, part, monkeypatch):
     expected = {int(i): int(n) for i, n in zip(values, counts, strict=True) if i}
     assert masks.present_ids(ids) == sorted(expected)
     assert voxel_counts(ids) == expected
+
+
+def test_whole_numbers_that_no_integer_type_holds_are_refused():
+    with pytest.raises(InputError, match=r"expected label ids below 2\*\*64, got 1e\+30"):
+        masks.as_ids(np.full(3, 1e30))

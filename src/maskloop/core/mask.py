@@ -189,4 +189,7 @@ def as_ids(values: npt.ArrayLike, *, highest: int = 0) -> npt.NDArray[Any]:
         msg = f"expected label ids of at least 0, got {found.min()!r}; renumber the labels"
         raise InputError(msg)
     top = max(int(found.max()), highest)
+    if top >= 2**64:
+        msg = f"expected label ids below 2**64, got {float(top):.3g}; renumber the labels"
+        raise InputError(msg)
     return found.astype(smallest_unsigned(top), copy=False)

@@ -157,5 +157,10 @@ def _rle(frame: bytes, rows: int, columns: int, bits: int) -> npt.NDArray[Any]:
     from rle.utils import decode_pixel_data
 
     # Stored as planes of bytes; the decoder puts them together again.
-    held = decode_pixel_data(frame, version=2, rows=rows, columns=columns, bits_allocated=bits)
+    try:
+        held = decode_pixel_data(frame, version=2, rows=rows, columns=columns, bits_allocated=bits)
+    except BaseException as error:  # a panic of this decoder, in Rust, is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(str(error)) from error
     return np.frombuffer(held, dtype=f"<u{bits // 8}").reshape(rows, columns)

@@ -327,6 +327,8 @@ def _tell_turn(picture: Any, path: Path, job: Job) -> None:  # Any: Pillow's cla
 
 def _without_alpha(image: Image, job: Job) -> Image:
     data = image.data
+    if image.channels < 2:  # a damaged header calls the only channel transparency
+        return image.channel(0)
     if data.dtype.kind == "u" and int(data[..., -1].min()) < np.iinfo(data.dtype).max:
         job.say(f"{image.name} has transparent pixels; the transparency was dropped")
     data = np.ascontiguousarray(data[..., :-1])
