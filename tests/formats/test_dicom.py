@@ -203,7 +203,7 @@ def test_a_file_cut_short_says_so(tmp_path):
         load(tmp_path)
 
 
-def test_undefined_length_sequences_fall_back_to_pydicom(tmp_path):
+def test_undefined_length_sequences_are_passed_over(tmp_path):
     item = pydicom.Dataset()
     item.CodeValue = "x"
     sequence = pydicom.Sequence([item])
@@ -223,3 +223,43 @@ def test_different_slices_at_one_place_are_refused(tmp_path):
         write(tmp_path / str(number), (0, 0, height), pixels=np.full((ROWS, COLUMNS), number, "i2"))
     with pytest.raises(GeometryError, match="each slice at its own place, got 1 repeated"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_rotation_lies_where_the_tags_say(tmp_path, seed):
+    from scipy.spatial.transform import Rotation
+
+    axes = Rotation.random(rng=seed).as_matrix()
+    right, down = axes[:, 0].round(6), axes[:, 1].round(6)
+    normal = np.cross(right, down)
+    order = np.random.default_rng(seed).permutation(5)
+    for name, z in enumerate(order):
+        place = np.array((30.0, -40, 50)) + 2.5 * z * normal
+        pixels = np.full((ROWS, COLUMNS), z, np.int16)
+        write(tmp_path / f"{name}", place.round(6), orientation=(*right, *down), pixels=pixels)
+    image = load(tmp_path)
+    for z, y, x in ((0, 0, 0), (4, ROWS - 1, COLUMNS - 1), (2, 3, 1)):
+        lps = np.array((30.0, -40, 50)) + 2.5 * z * normal + y * 0.8 * down + x * 0.7 * right
+        np.testing.assert_allclose(image.geometry.to_world((z, y, x)), lps * (-1, -1, 1), atol=1e-4)
+        assert image.data[z, y, x] == z - 1024
+
+
+def test_what_the_scan_cannot_walk_is_left_to_pydicom(tmp_path, monkeypatch):
+    from maskloop.formats import dicom_scan
+
+    # A sequence under the VR "UN" holds implicit elements, whatever the file's encoding.
+    inner = b"\x08\0\0\x01\x06\0\0\0ABCDEF"
+    item = b"\xfe\xff\0\xe0\xff\xff\xff\xff" + inner + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    odd = b"\x09\0\x01\x10UN\0\0\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    for number in range(2):
+        path = write(tmp_path / str(number), (0, 0, number))
+        held = path.read_bytes()
+        at = held.index(b"\x10\0\x10\0PN")
+        path.write_bytes(held[:at] + odd + held[at:])
+    asked = []
+    real = dicom_scan._by_pydicom
+    monkeypatch.setattr(
+        dicom_scan, "_by_pydicom", lambda path, size: asked.append(path) or real(path, size)
+    )
+    assert load(tmp_path).data.shape == (2, ROWS, COLUMNS)
+    assert asked
