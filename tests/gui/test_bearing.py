@@ -257,6 +257,19 @@ def test_letters_follow_axes_layers_time_and_the_switch() -> None:
     assert not [name for name in viewer.canvas.overlays if "maskloop" in name]
 
 
+def test_letters_of_a_panel_opened_again_stay_when_the_old_one_goes() -> None:
+    viewer = ViewerModel()
+    viewer.add_layer(shown(grid("LPI", "aligned")))
+    old = Upright(viewer)
+    new = Upright(viewer)
+    old.release()
+    assert len([name for name in viewer.canvas.overlays if "maskloop" in name]) == 4
+    viewer.dims.order = (2, 0, 1)
+    assert new.letters["left"] == "A"
+    new.release()
+    assert not [name for name in viewer.canvas.overlays if "maskloop" in name]
+
+
 def test_a_stack_of_pictures_has_no_left_and_right() -> None:
     from pathlib import Path
 

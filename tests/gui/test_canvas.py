@@ -372,11 +372,15 @@ def test_the_views_go_with_the_panel(make_napari_viewer: Any, qtbot: Any) -> Non
     views = panel.load.views
     assert [view.plane.name for view in views.views] == ["y", "x"]
     assert views.views[0].letters is None
+    viewer.show()
+    qtbot.wait(50)
+    assert views.isVisible()
     gone: list[bool] = []
     panel.destroyed.connect(lambda: gone.append(True))
     viewer.window.remove_dock_widget(dock)
     panel.deleteLater()
     qtbot.waitUntil(lambda: bool(gone), timeout=5000)
+    assert not views.isVisible()
     viewer.dims.set_current_step(0, 2)
     viewer.layers.clear()
     assert not viewer.mouse_move_callbacks

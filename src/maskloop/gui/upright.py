@@ -43,6 +43,7 @@ class Upright:
         self._marks = {}
         for edge, place in _PLACES.items():
             mark = TextOverlay(position=place, color=_COLOUR, font_size=_POINTS, box=False)
+            viewer.canvas.overlays.pop(_name(edge), None)
             viewer.canvas.overlays[_name(edge)] = mark
             self._marks[edge] = mark
         for event in self._events():
@@ -71,8 +72,11 @@ class Upright:
         for event in self._events():
             event.disconnect(self._turn)
         self._viewer.scene.camera.events.orientation.disconnect(self._write)
-        for edge in _PLACES:
-            self._viewer.canvas.overlays.pop(_name(edge), None)
+        overlays = self._viewer.canvas.overlays
+        for edge, mark in self._marks.items():
+            # A panel opened again has put its own letters there.
+            if overlays.get(_name(edge)) is mark:
+                overlays.pop(_name(edge))
 
     def _events(self) -> list[Any]:  # Any: napari events are untyped
         dims, listed = self._viewer.dims.events, self._viewer.layers.events

@@ -183,6 +183,9 @@ class LoadSection(Section):
         """Let go of the viewer."""
         if self.views is not None and is_alive(self.views):
             self.views.release()
+            dock = self.views.parentWidget()
+            if dock is not None:
+                dock.hide()
 
     def _face(self) -> None:
         if self.views is not None and is_alive(self.views):
