@@ -47,13 +47,18 @@ def test_the_word_overrides_the_suffix(tmp_path, to):
 
 
 @pytest.mark.parametrize(
-    ("name", "to"), [("m.xyz", None), ("m", None), ("m.nii", "papyrus"), ("m.dcm", None)]
+    ("name", "to"), [("m.xyz", None), ("m", None), ("m.nii", "papyrus"), ("m.mgz", None)]
 )
 def test_unknown_formats_list_those_that_hold_masks(tmp_path, name, to):
     with pytest.raises(
-        UnknownNameError, match=r"choose one of: coco .*nifti \(\.nii\.gz, \.nii\), picture"
+        UnknownNameError, match=r"choose one of: coco .*nifti \(\.nii\.gz, \.nii\), .*picture"
     ):
         export(ones(), tmp_path / name, to=to)
+
+
+def test_a_dicom_name_means_a_segmentation_of_a_series(tmp_path):
+    with pytest.raises(InputError, match="expected a mask drawn on a DICOM series"):
+        export(ones(), tmp_path / "m.dcm")
 
 
 def test_export_refuses_a_foreign_grid(tmp_path):
@@ -99,14 +104,15 @@ def test_photos_have_no_volume_and_volumes_have(tmp_path):
     )
 
 
-def test_a_time_axis_is_kept_in_nifti_and_refused_elsewhere(tmp_path):
+def test_a_time_axis_is_kept_or_refused(tmp_path):
     data = np.zeros((2, 4, 5, 6), np.uint8)
     data[1, 2, 3, 4] = 1
     mask = Mask(data, GRID, LabelTable())
-    export(mask, tmp_path / "m.nii.gz")
+    for name in ("m.nii.gz", "m.nrrd", "m.mha", "m.tif"):
+        export(mask, tmp_path / name)
+        np.testing.assert_array_equal(load_mask(tmp_path / name).data, data)
     assert nib.load(tmp_path / "m.nii.gz").shape == (6, 5, 4, 2)
-    np.testing.assert_array_equal(load_mask(tmp_path / "m.nii.gz").data, data)
-    for name in ("m.tif", "m.png", "m.json"):
+    for name in ("m.png", "m.json", "m.seg.dcm"):
         with pytest.raises(InputError):
             export(mask, tmp_path / name)
 

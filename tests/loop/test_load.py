@@ -72,10 +72,10 @@ def test_an_unreadable_file_is_told(tmp_path, monkeypatch):
 
     path = volume(tmp_path / "m.nii.gz")
 
-    def refuse(self):
+    def refuse(self, *args, **more):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StorageError, match=r"expected to read .*Permission denied"):
         load(path)
 

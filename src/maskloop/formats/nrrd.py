@@ -313,6 +313,8 @@ def _ids(data: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
 def _layer(found: _Volume, layer: int, path: Path) -> npt.NDArray[Any]:
     """Return the ids of one layer; the list axis lies where channels or time do."""
     at = found.layout
+    if at.has_time and not at.has_channels and "time" in found.header.words("kinds"):
+        return _ids(found.data, path)  # an axis that is called time holds no layers
     count = found.data.shape[-1] if at.has_channels else found.data.shape[0] if at.has_time else 1
     if layer >= count or (at.has_channels and at.has_time):
         msg = (
