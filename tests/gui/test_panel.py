@@ -351,6 +351,47 @@ def test_new_labels_of_napari_are_exported_on_the_grid_of_their_oblique_ct(
     assert np.array_equal(marked, np.sort(image.data[labels.data > 0]))
 
 
+def test_new_labels_keep_their_place_when_their_image_is_removed(
+    window: Any, settle: Settle, tmp_path: Path
+) -> None:
+    viewer, panel = window
+    image = add_ct(viewer)
+    viewer.layers.selection = {image}
+    viewer._new_labels()
+    labels = layers.bare(viewer.layers[-1])
+    labels.data_setitem((np.array([4]), np.array([3]), np.array([2])), 1)
+    viewer.layers.remove(image)
+    out = tmp_path / "painted.nii.gz"
+    panel.export.path.setText(str(out))
+    panel.export.run.click()
+    settle(panel)
+    found = nibabel.load(out)
+    (x, y, z) = np.argwhere(np.asarray(found.dataobj))[0]
+    place = layers.Placement.of(ct())
+    (index,) = np.argwhere(place.restored(labels.data))
+    there = found.affine @ (x, y, z, 1)
+    assert np.allclose(there[:3], ct().geometry.to_world(index), atol=1e-4)
+
+
+def test_strokes_on_new_labels_of_napari_are_in_the_journal(window: Any, tmp_path: Path) -> None:
+    from maskloop.desk.cases import case_folder, replay
+
+    affine = np.diag([-0.7, -0.7, 5.0, 1.0])
+    path = tmp_path / "ct.nii.gz"
+    nibabel.Nifti1Image(np.zeros((9, 8, 7), np.int16), affine).to_filename(path)
+    viewer, panel = window
+    (image,) = viewer.open(str(path), plugin="napari-maskloop")
+    viewer.layers.selection = {image}
+    viewer._new_labels()
+    labels = layers.bare(viewer.layers[-1])
+    labels.brush_size = 3
+    labels.paint((3, 4, 5), 1)
+    panel.correct.journals.close()
+    kept = replay(case_folder(path))
+    place = layers.placement_of(layers.bare(image))
+    assert np.array_equal(place.shown(kept.data), labels.data)
+
+
 def test_labels_of_unknown_place_are_refused_in_the_panel(
     window: Any, settle: Settle, tmp_path: Path
 ) -> None:

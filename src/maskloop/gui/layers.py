@@ -428,6 +428,19 @@ def parent_of(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
     raise GeometryError(msg)
 
 
+def adopt(layer: Layer, layers: Sequence[Layer]) -> None:
+    """Tell a volume of labels its true place, if it lies on the one image that knows it.
+
+    Done as soon as it is seen: the image may be removed before the labels are saved.
+    """
+    place = placement_of(layer)
+    if not place.is_guessed or place.geometry.ndim != 3:
+        return
+    found = image_behind(layer, layers)
+    if found is not None and _knows_its_grid(found):
+        layer.metadata[KEY] = replace(placement_of(found), labels=table_of(layer))
+
+
 def _fitting(layer: Layer, layers: Sequence[Layer]) -> list[Layer]:
     images = [other for other in layers if type(bare(other)).__name__ == "Image"]
     fitting = [other for other in images if same_grid(layer, other)]

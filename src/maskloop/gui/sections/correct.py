@@ -220,9 +220,11 @@ class CorrectSection(Section):
 
     def _labels_changed(self) -> None:
         layer = self._host.labels.layer
+        others = [layers.bare(x) for x in self._host.viewer.layers]
+        if layer is not None:
+            layers.adopt(layer, others)
         self.table.show_layer(layer)
         if layer is not None and setting("journal", True):
-            others = [layers.bare(x) for x in self._host.viewer.layers]
             author = str(setting("author", ""))
             if self.journals.begin(layer, others, author=author) is not None:
                 self._clock.start()
