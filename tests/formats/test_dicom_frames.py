@@ -142,3 +142,14 @@ def test_a_mosaic_without_its_private_header_is_refused(tmp_path):
         read(tmp_path)
     (row,) = dicom.inspect(tmp_path, job=Job())["series"]
     assert not row["loads"]
+
+
+def test_a_compressed_file_of_frames_is_opened_once(tmp_path, monkeypatch):
+    enhanced(tmp_path / "a", [frame(h) for h in range(5)], stack(range(5)), syntax=RLELossless)
+    asked = []
+    real = pydicom.dcmread
+    monkeypatch.setattr(
+        pydicom, "dcmread", lambda *args, **more: asked.append(more) or real(*args, **more)
+    )
+    assert read(tmp_path).data[:, 0, 0].tolist() == list(range(5))
+    assert len([more for more in asked if "stop_before_pixels" not in more]) == 1

@@ -348,3 +348,24 @@ def test_a_useless_rescale_is_refused(tmp_path, slope):
         return
     with pytest.raises(FormatError, match="slope"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+def test_a_codec_that_claims_another_size_is_refused_before_it_decodes(
+    tmp_path, monkeypatch, syntax
+):
+    pytest.importorskip("openjpeg" if syntax == JPEG2000Lossless else "jpeg_ls")
+    for number in range(2):
+        path = tmp_path / str(number)
+        compressed(path, (0, 0, number), syntax, LARGE)
+        held = bytearray(path.read_bytes())
+        if syntax == JPEG2000Lossless:
+            at = held.index(b"\xff\x4f\xff\x51") + 8
+            held[at : at + 8] = b"\0\0\xff\xff" * 2
+        else:
+            at = held.index(b"\xff\xf7") + 5
+            held[at : at + 4] = b"\xff\xff\xff\xff"
+        path.write_bytes(held)
+    monkeypatch.setattr(dicom_codecs, "_openjpeg", None)
+    with pytest.raises(FormatError, match="got ValueError"):
+        read(tmp_path)

@@ -7,6 +7,7 @@ GPL pylibjpeg-libjpeg.
 from __future__ import annotations
 
 import importlib.util
+import struct
 import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from maskloop.formats.dicom_head import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 from maskloop.formats.dicom_scan import Bounded, damage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from maskloop.formats.dicom_head import Slice
 
 _NATIVE = {
@@ -87,8 +90,15 @@ def why_not(one: Slice) -> str:
     return "an encoding that no decoder here knows; write the series uncompressed"
 
 
-def decoded(one: Slice) -> npt.NDArray[Any]:
+def decoded(one: Slice, kept: dict[Path, Any] | None = None) -> npt.NDArray[Any]:
     """Return the stored values of one plane, as its file's whole picture or frame.
+
+    Parameters
+    ----------
+    one : Slice
+        The plane.
+    kept : dict, optional
+        Keeps the last file of frames open for the next call, which else reads all of it again.
 
     Raises
     ------
@@ -103,7 +113,7 @@ def decoded(one: Slice) -> npt.NDArray[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decoded(one, decoder_of(one.syntax))
+            return _decoded(one, _opened(one, kept if kept is not None else {}))
         except MemoryError:
             raise
         except (ImportError, NotImplementedError) as error:
@@ -123,21 +133,37 @@ def decoded(one: Slice) -> npt.NDArray[Any]:
             raise FormatError(msg) from error
 
 
-def _decoded(one: Slice, module: str) -> npt.NDArray[Any]:
+def _opened(one: Slice, kept: dict[Path, Any]) -> Any:  # Any: pydicom's data set
+    import pydicom
+
+    if one.path in kept:
+        return kept[one.path]
+    kept.clear()
+    with Bounded(one.path) as stream:
+        data = pydicom.dcmread(stream, force=True)
+    if one.frame >= 0:
+        kept[one.path] = data
+    return data
+
+
+def _decoded(one: Slice, data: Any) -> npt.NDArray[Any]:  # Any: pydicom's data set
     import pydicom
     from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
 
-    with Bounded(one.path) as stream:
-        data = pydicom.dcmread(stream, force=True)
+    module = decoder_of(one.syntax)
     number = 0 if one.is_tile or one.frame < 0 else one.frame
     rows, columns = int(data.Rows), int(data.Columns)
-    if module in ("openjpeg", "rle"):
+    if one.syntax in _NAMES:
         count = int(data.get("NumberOfFrames") or 1)
         frame = get_frame(data.PixelData, number, number_of_frames=count)
+        if _stated_size(frame) not in (None, (rows, columns)):
+            msg = f"encoded pixels of size {_stated_size(frame)}"
+            raise ValueError(msg)
         if module == "openjpeg":
             return _openjpeg(frame)
-        return _rle(frame, rows, columns, int(data.BitsAllocated))
+        if module == "rle":
+            return _rle(frame, rows, columns, int(data.BitsAllocated))
     if not data.file_meta.get("TransferSyntaxUID"):
         is_implicit = data.original_encoding[0]
         data.file_meta.TransferSyntaxUID = pydicom.uid.UID(IMPLICIT if is_implicit else EXPLICIT)
@@ -145,6 +171,22 @@ def _decoded(one: Slice, module: str) -> npt.NDArray[Any]:
     plugin = "" if syntax in _NATIVE else _PLUGINS[module]
     found, _ = get_decoder(syntax).as_array(data, index=number, raw=True, decoding_plugin=plugin)
     return np.asarray(found)
+
+
+def _stated_size(frame: bytes) -> tuple[int, int] | None:
+    """Return rows and columns that a JPEG's own header states, before a decoder allocates them."""
+    at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: start, then size
+    if at >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, at + 8)
+        return bottom - top, right - left
+    at = 2
+    while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame) and frame[at] == 0xFF:
+        kind, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = struct.unpack_from(">HH", frame, at + 5)
+            return rows, columns
+        at += 1 if kind == 0xFF else 2 + length
+    return None
 
 
 def _openjpeg(frame: bytes) -> npt.NDArray[Any]:

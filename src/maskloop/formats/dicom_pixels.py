@@ -11,6 +11,8 @@ from maskloop.core.errors import FormatError
 from maskloop.formats.dicom_codecs import decoded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from maskloop.core.job import Job
     from maskloop.formats.dicom_head import Slice
 
@@ -71,17 +73,18 @@ def _layout(one: Slice) -> tuple[str, int]:
 
 
 class _Reader:
-    """Read stored values of planes; keeps the last mosaic, which holds many of them."""
+    """Read stored values of planes; keeps the last mosaic or file, which holds many of them."""
 
     def __init__(self) -> None:
         self._whole: tuple[str, _Pixels] | None = None
+        self._open: dict[Path, Any] = {}  # Any: pydicom's data set
 
     def into(self, plane: _Pixels, one: Slice) -> None:
         """Fill a contiguous little-endian plane with stored values, unused bits cleared."""
         if one.is_tile:
             plane[...] = self._tile(one, plane.dtype)
         elif one.offset is None:
-            plane[...] = _fitting(decoded(one), one.shape, one, plane.dtype)
+            plane[...] = _fitting(decoded(one, self._open), one.shape, one, plane.dtype)
         else:
             _read_raw(plane, one)
 
