@@ -402,3 +402,18 @@ def test_images_of_types_that_nifti_programs_do_not_share_are_refused(dtype):
     image = Image(np.zeros((2, 3, 4), dtype), Geometry.regular((2, 3, 4), (1, 1, 1)))
     with pytest.raises(InputError, match="expected pixels of a real type"):
         plan_image(image, suffix=".nii")
+
+
+@pytest.mark.parametrize("step", [1e300, 1e-320])
+def test_steps_beyond_any_length_are_refused(step, tmp_path):
+    image = nibabel.Nifti2Image(np.zeros((3, 4, 5), np.int16), None)
+    image.header["sform_code"] = 1
+    for row, line in zip(("srow_x", "srow_y", "srow_z"), np.eye(4)[:3] * step, strict=True):
+        image.header[row] = line
+    nibabel.save(image, tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<12d", raw, 400, *(np.eye(4)[:3] * step).ravel())
+    struct.pack_into("<2i", raw, 344, 0, 1)
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(FormatError, match=r"expected a usable affine in a\.nii"):
+        load(tmp_path / "a.nii")

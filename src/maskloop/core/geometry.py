@@ -69,9 +69,10 @@ class Geometry:
         if not np.isfinite(affine).all():
             msg = f"expected a finite affine, got {affine.tolist()!r}; repair the file's header"
             raise GeometryError(msg)
-        steps = np.linalg.norm(affine[:-1, :-1], axis=0)
-        unit_axes = affine[:-1, :-1] / np.where(steps, steps, 1)
-        if (steps == 0).any() or abs(np.linalg.det(unit_axes)) < 1e-6:
+        with np.errstate(over="ignore"):
+            steps = np.linalg.norm(affine[:-1, :-1], axis=0)
+        is_usable = bool((steps > 0).all() and np.isfinite(steps).all())
+        if not is_usable or abs(np.linalg.det(affine[:-1, :-1] / steps)) < 1e-6:
             msg = (
                 f"expected an affine that can be inverted, got {affine.tolist()!r}; "
                 f"repair the file's header"
