@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from timing import table
 
 from maskloop.core.job import Job
 from maskloop.formats import dicom
 from maskloop.formats.base import Choices
 
-ROUNDS = 5
 SLICES = 300
 FILES = 2000
-Work = Callable[[], object]
 # VmHWM, not ru_maxrss: that one is inherited from the process that started this one.
 _PEAK = """
 import sys
@@ -68,26 +64,6 @@ def series(folder: Path, slices: int, side: int) -> Path:
         data.PixelData = random.integers(0, 2000, (side, side)).astype(np.int16).tobytes()
         data.save_as(folder / f"IM{number:04d}", enforce_file_format=True)
     return folder
-
-
-def table(title: str, contenders: dict[str, Work], base: str, target: str) -> None:
-    """Print median wall and CPU seconds of each, run in turn after one round to warm up."""
-    wall: dict[str, list[float]] = {name: [] for name in contenders}
-    processor: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(ROUNDS + 1):
-        for name, work in contenders.items():
-            began, used = time.perf_counter(), time.process_time()
-            work()
-            if number:
-                wall[name].append(time.perf_counter() - began)
-                processor[name].append(time.process_time() - used)
-    print(f"\n### {title}\n\nTarget: {target}\n")
-    print(f"| what | wall s | CPU s | CPU ratio to {base} |\n|---|---|---|---|")
-    reference = statistics.median(processor[base])
-    for name in contenders:
-        used = statistics.median(processor[name])
-        print(f"| {name} | {statistics.median(wall[name]):.4f} | {used:.4f} | ", end="")
-        print(f"{used / reference:.4f} |")
 
 
 def bench_series(folder: Path) -> None:

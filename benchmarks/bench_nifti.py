@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from bench_formats import SLICES, table
+from timing import table
 
 from maskloop.core.geometry import Geometry
 from maskloop.core.mask import Mask
@@ -16,6 +16,8 @@ from maskloop.formats.base import Target
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask
 from maskloop.ops import phantom
+
+SLICES = 300
 
 
 def volumes(folder: Path) -> tuple[Path, Mask]:

@@ -15,11 +15,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = ("bench_start", "bench_formats", "bench_ops", "bench_stroke")
+SECTIONS = (
+    *("bench_start", "bench_nifti", "bench_dicom", "bench_coco"),
+    *("bench_ops", "bench_stroke"),
+)
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK", "pycocotools",
-    "napari", "isal", "deflate", "connected-components-3d", "edt",
+    "napari", "pydicom", "pynrrd", "highdicom", "isal", "deflate", "connected-components-3d", "edt",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -14,6 +15,7 @@ from pydicom.uid import (
 
 from maskloop.core.errors import FormatError, GeometryError, MaskloopError
 from maskloop.core.job import Job
+from maskloop.desk.check import info
 from maskloop.loop.load import load
 from tests.formats.dicom_slices import COLUMNS, ROWS, series, write
 
@@ -172,6 +174,23 @@ def test_what_is_no_plain_slice_is_refused(tmp_path, more, words):
     write(tmp_path / "b", (0, 0, 1), **more)
     with pytest.raises(MaskloopError, match=words):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("is_undefined", [False, True])
+def test_a_table_of_values_is_refused_by_name(tmp_path, syntax, is_undefined):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [2, 0, 16], [7, 9]
+    for number in range(2):
+        path = write(
+            tmp_path / f"{number}", (0, 0, number), syntax=syntax, ModalityLUTSequence=[table]
+        )
+        data = pydicom.dcmread(path)
+        data["ModalityLUTSequence"].is_undefined_length = is_undefined
+        data.save_as(path)
+    with pytest.raises(MaskloopError, match=r"got a table of values \(Modality LUT\)"):
+        load(tmp_path)
+    assert not info(tmp_path)["series"][0]["loads"]
 
 
 def test_other_files_and_a_dicomdir_are_passed_over(tmp_path):

@@ -30,7 +30,9 @@ _KINDS = _LONG | frozenset(
 )
 _STARTS = (b"\x02\0\0\0", b"\x02\0\x01\0", b"\x02\0\x10\0", b"\0\x08\0\x05", b"\0\x08\0\x08")
 _DOUBLES = {0x00189087: "b_value"}
-_WANTED = frozenset((*WORDS, *TEXTS, *_DOUBLES, *IDENTIFYING, 0x00020002, 0x00020010, 0x00283000))
+_LUT = 0x00283000  # Modality LUT Sequence: stored values mean what a table says, not a slope
+_WANTED = frozenset((*WORDS, *TEXTS, *_DOUBLES, *IDENTIFYING, 0x00020002, 0x00020010, _LUT))
+_TABLE = "a table of values (Modality LUT) in place of a slope"
 
 
 class _Layout(NamedTuple):
@@ -146,6 +148,8 @@ def _slice(
     for tag, name in _DOUBLES.items():
         if len(fields.get(tag, b"")) == 8:
             texts[name] = f"{layout.double.unpack(fields[tag])[0]:g}"
+    if _LUT in fields:
+        texts["problem"] = _TABLE
     tag, start, length = pixels
     texts.setdefault("class", _text(fields.get(0x00020002, b"")))
     if tag in _PIXELS:
@@ -192,6 +196,8 @@ def _walked(
             after = _skipped(head, start, layout)
             if after < 0:
                 break
+            if tag == _LUT:
+                fields[tag] = b""
             at = after
             continue
         if tag in wanted:
@@ -267,12 +273,13 @@ def damage() -> tuple[type[Exception], ...]:
 def _by_pydicom(path: Path, size: int) -> Slice:
     import pydicom
 
-    tags = [*TEXTS, *WORDS, *IDENTIFYING, *_DOUBLES]
+    tags = [*TEXTS, *WORDS, *IDENTIFYING, *_DOUBLES, _LUT]
     with warnings.catch_warnings(), Bounded(path) as stream:
         warnings.simplefilter("ignore")
         try:
             data = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=tags)
             texts = {n: _as_text(data[t].value) for t, n in TEXTS.items() if t in data}
+            texts |= {"problem": _TABLE} if _LUT in data else {}
             words = {n: int(data[t].value or 0) for t, n in WORDS.items() if t in data}
             filled = tuple(n for t, n in IDENTIFYING.items() if t in data and data[t].value)
             syntax = str(data.file_meta.get("TransferSyntaxUID", ""))
