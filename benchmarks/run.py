@@ -15,10 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = (
-    *("bench_start", "bench_nifti", "bench_dicom", "bench_coco"),
-    *("bench_ops", "bench_stroke"),
-)
+SECTIONS = tuple(f"bench_{n}" for n in ("start", "nifti", "dicom", "coco", "ops", "stroke"))
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK", "pycocotools",

@@ -180,7 +180,7 @@ def test_what_is_no_plain_slice_is_refused(tmp_path, more, words):
 @pytest.mark.parametrize("is_undefined", [False, True])
 def test_a_table_of_values_is_refused_by_name(tmp_path, syntax, is_undefined):
     table = pydicom.Dataset()
-    table.LUTDescriptor, table.LUTData = [2, 0, 16], [7, 9]
+    table.LUTDescriptor, table.LUTData = [2, 0, 16], b"\x07\0\x09\0"
     for number in range(2):
         path = write(
             tmp_path / f"{number}", (0, 0, number), syntax=syntax, ModalityLUTSequence=[table]
