@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from maskloop.core.errors import FormatError, InputError, MissingFileError, StorageError
 from maskloop.core.labels import Kind, LabelTable
-from maskloop.core.mask import as_ids, id_runs
+from maskloop.core.mask import as_ids, id_runs, present_ids
+from maskloop.formats.swap import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.core.mask import Mask
-from maskloop.formats.swap import words
 
 SIDECAR = ".labels.json"
 RECEIPT = ".receipt.json"
@@ -352,13 +352,28 @@ def default_table(ids: list[int], kind: Kind | None) -> LabelTable:
 
 def as_kind(labels: LabelTable, kind: Kind | None) -> LabelTable:
     """Return the table read as classes or as objects; unchanged if it is so already."""
-    from dataclasses import replace
-
     if kind is None or not labels or labels.kind == kind:
         return labels
     if kind == "objects":
         return LabelTable(replace(r, category=r.name, is_thing=True) for r in labels.values())
     return LabelTable(replace(r, category=None) for r in labels.values())
+
+
+def table_beside(path: Path, ids: npt.NDArray[Any], kind: Kind | None) -> LabelTable:
+    """Return the sidecar's table, else a row for each id there is; read as `kind` if given."""
+    labels = read_sidecar(path)
+    if labels is None:
+        labels = default_table(present_ids(ids), kind)
+    return as_kind(labels, kind)
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return at most `count` bytes from the start of a file; none where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(count)
+    except OSError:
+        return b""
 
 
 def missing(path: Path, what: str = "a file") -> MissingFileError:

@@ -20,7 +20,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Kind, Label, LabelTable, Status, colour_of
 from maskloop.core.mask import Mask
-from maskloop.formats.base import Evidence, Format, Planned, Target, reading
+from maskloop.formats.base import Evidence, Format, Planned, Target, first_bytes, reading
 from maskloop.ops import outlines
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ class _Found:
 
 def sniff(path: Path) -> bool:
     """Whether a file starts like a JSON object that names COCO's parts."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(4096)
-    except OSError:
-        return False
+    head = first_bytes(path, 4096)
     return head.lstrip()[:1] == b"{" and any(
         key in head for key in (b'"annotations"', b'"images"', b'"categories"')
     )

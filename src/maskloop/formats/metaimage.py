@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import FormatError, GeometryError, InputError
+from maskloop.core.errors import FormatError, GeometryError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
-from maskloop.core.mask import Mask, present_ids
-from maskloop.formats import stored
+from maskloop.core.mask import Mask
+from maskloop.formats import placing, stored
 from maskloop.formats.base import (
     Choices,
     Evidence,
@@ -30,11 +30,10 @@ from maskloop.formats.base import (
     Planned,
     PlannedImage,
     Target,
-    as_kind,
-    default_table,
+    first_bytes,
     ids_of,
-    read_sidecar,
     reading,
+    table_beside,
 )
 from maskloop.formats.gunzip import read_bytes
 
@@ -53,7 +52,6 @@ _TYPES = {
 }
 _NAMES = {code: name for name, code in _TYPES.items() if name not in ("MET_LONG", "MET_ULONG")}
 _MM = {"": 1.0, "mm": 1.0, "um": 1e-3, "cm": 10.0, "m": 1000.0}
-_FAR = 1e12  # mm: beyond it lies nothing, and products overflow
 _PIECE = 1 << 24
 
 
@@ -104,11 +102,7 @@ class _Header:
 
 def sniff(path: Path) -> bool:
     """Whether a file starts like a MetaImage header."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(512)
-    except OSError:
-        return False
+    start = first_bytes(path, 512)
     return re.match(rb"(ObjectType|NDims|Comment)[ \t]*=", start) is not None
 
 
@@ -141,30 +135,20 @@ def read_mask(
         )
         raise FormatError(msg)
     ids = ids_of(found.data, path, job)
-    labels = read_sidecar(path)
-    if labels is None:
-        labels = default_table(present_ids(ids), kind)
-    return Mask(ids, found.geometry, as_kind(labels, kind), path, found.header).checked()
+    labels = table_beside(path, ids, kind)
+    return Mask(ids, found.geometry, labels, path, found.header).checked()
 
 
 def plan(mask: Mask, *, suffix: str) -> Planned:
     """Narrow the ids."""
     ids = mask.data.astype(smallest_unsigned(int(mask.data.max(initial=0))), copy=False)
-    return Planned(replace(mask, data=ids), _stated(mask.geometry))
+    return Planned(replace(mask, data=ids), placing.stated(mask.geometry))
 
 
 def plan_image(image: Image, *, suffix: str) -> PlannedImage:
     """Widen bool and half floats to the next type that MetaImage has; refuse what has none."""
-    wider = {"b1": np.uint8, "f2": np.float32}
-    code = image.data.dtype.str[1:]
-    if code not in _NAMES and code not in wider:
-        msg = (
-            f"expected integers or floats of at most 64 bits, got {image.data.dtype}; convert the "
-            "image first"
-        )
-        raise InputError(msg)
-    data = image.data.astype(wider.get(code, image.data.dtype), copy=False)
-    return PlannedImage(replace(image, data=data), _stated(image.geometry))
+    data = stored.widened(image.data, _NAMES)
+    return PlannedImage(replace(image, data=data), placing.stated(image.geometry))
 
 
 def write_mask(mask: Mask, to: Target) -> None:
@@ -266,9 +250,7 @@ def _geometry(header: _Header, job: Job) -> Geometry:
     origin = header.floats(ndim, "Offset", "Position", "Origin")
     matrix = header.floats(ndim * ndim, "TransformMatrix", "Rotation", "Orientation")
     if spacing is None and origin is None and matrix is None:
-        if ndim == 2:
-            return Geometry.pixels(shape)
-        return Geometry(shape, np.eye(4)[[2, 1, 0, 3]], "px")
+        return placing.unplaced(shape)
     _tell(header, job, has_matrix=matrix is not None)
     unit = header.first("DistanceUnits").lower()
     rows = np.eye(ndim) if matrix is None else matrix.reshape(ndim, ndim)
@@ -298,12 +280,7 @@ def _grid(
     origin: npt.NDArray[np.float64],
 ) -> Geometry:
     """Return the grid for steps by column, fastest first, in RAS+ mm; two axes are one slice."""
-    if not (np.abs(steps).max() < _FAR and np.abs(origin).max() < _FAR):
-        msg = (
-            f"expected steps and an origin below {_FAR:.0e} mm, got {steps.tolist()!r} at "
-            f"{origin.tolist()!r}; repair the file's header"
-        )
-        raise GeometryError(msg)
+    placing.require_near(steps, origin)
     affine = np.diag((0.0, 0, 0, 1))
     count = len(shape)
     affine[:count, 3 - count : 3] = steps[:, ::-1] + 0.0  # no -0.0
@@ -334,7 +311,7 @@ def _numbers(header: _Header, path: Path, job: Job) -> npt.NDArray[Any]:
     """Return the numbers in file order; sizes are held against the file before any allocation."""
     named = header.tags.get("ElementDataFile", "")
     is_local = named.upper() == "LOCAL"
-    source = path if is_local else _data_file(named, path)
+    source = path if is_local else stored.beside(path, named)
     count = math.prod(header.sizes) * header.channels
     skip = 0 if is_local else _header_size(header)
     start = header.start if is_local else max(skip, 0)
@@ -348,16 +325,6 @@ def _numbers(header: _Header, path: Path, job: Job) -> npt.NDArray[Any]:
         packed = read_bytes(source)[start:]
     content = stored.unpack(packed, count * header.dtype.itemsize, source.name, job=job)
     return stored.as_native(content.view(header.dtype))
-
-
-def _data_file(named: str, path: Path) -> Path:
-    if named.split()[:1] == ["LIST"] or "%" in named:
-        msg = (
-            f"expected one data file beside {path.name}, got a list of files ({named[:40]!r}); "
-            "save the volume in one file"
-        )
-        raise FormatError(msg)
-    return stored.beside(path, named)
 
 
 def _header_size(header: _Header) -> int:
@@ -375,14 +342,9 @@ def _header_size(header: _Header) -> int:
     return size
 
 
-def _stated(geometry: Geometry) -> Geometry | None:
-    """Return the grid that the file must state; a grid of pixels is stated by saying nothing."""
-    return geometry if geometry.unit == "mm" and geometry.ndim == 3 else None
-
-
 def _grid_tags(geometry: Geometry, *, is_flat: bool, has_time: bool) -> list[str]:
     """Return the tags that place the voxels, fastest axis first."""
-    if _stated(geometry) is None:
+    if placing.stated(geometry) is None:
         return []
     count = 2 if is_flat else 3
     steps = (geometry.affine[:3, :3] * np.array([[-1], [-1], [1]]))[:, ::-1][:count, :count]

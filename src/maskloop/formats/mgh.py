@@ -20,18 +20,18 @@ import numpy.typing as npt
 from maskloop.core.errors import FormatError, GeometryError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
-from maskloop.core.mask import Mask, present_ids
+from maskloop.core.mask import Mask
 from maskloop.formats import stored
 from maskloop.formats.base import (
     Choices,
     Format,
-    as_kind,
-    default_table,
+    first_bytes,
     ids_of,
-    read_sidecar,
     reading,
+    table_beside,
 )
 from maskloop.formats.gunzip import read_bytes
+from maskloop.formats.placing import FAR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,18 +39,13 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind
 
-_FAR = 1e12  # mm: beyond it lies nothing, and products overflow
 _HEADER = 284  # bytes before the voxels
 _TYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
 
 
 def sniff(path: Path) -> bool:
     """Whether a file starts like an MGH header of version 1, packed or not."""
-    try:
-        with path.open("rb") as stream:
-            start = _start_of(stream.read(1024))
-    except OSError:
-        return False
+    start = _start_of(first_bytes(path, 1024))
     return len(start) >= 30 and _looks_right(start)
 
 
@@ -95,10 +90,7 @@ def read_mask(
     """Read label ids; the table comes from the sidecar: the format itself has no place for it."""
     found = read_image(path, choices=Choices(), job=job)
     ids = ids_of(found.data, path, job)
-    labels = read_sidecar(path)
-    if labels is None:
-        labels = default_table(present_ids(ids), kind)
-    return Mask(ids, found.geometry, as_kind(labels, kind), path, None).checked()
+    return Mask(ids, found.geometry, table_beside(path, ids, kind), path, None).checked()
 
 
 def _start_of(head: bytes) -> bytes:
@@ -142,9 +134,9 @@ def _geometry(start: bytes, shape: tuple[int, ...], name: str, job: Job) -> Geom
         )
         spacing, middle = np.ones(3), np.zeros(3)
         axes = np.array([[-1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-    if not all((np.abs(part) < _FAR).all() for part in (axes, spacing, middle)):
+    if not all((np.abs(part) < FAR).all() for part in (axes, spacing, middle)):
         msg = (
-            f"expected steps and a middle below {_FAR:.0e} mm in {name}, got {spacing.tolist()} at "
+            f"expected steps and a middle below {FAR:.0e} mm in {name}, got {spacing.tolist()} at "
             f"{middle.tolist()}; the header is damaged: copy the file again"
         )
         raise FormatError(msg)

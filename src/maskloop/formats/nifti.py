@@ -18,17 +18,17 @@ import numpy.typing as npt
 
 from maskloop.core.errors import FormatError
 from maskloop.core.image import Image
-from maskloop.core.mask import Mask, present_ids
+from maskloop.core.mask import Mask
 from maskloop.formats.base import (
     Choices,
     Evidence,
     Format,
     Target,
     as_kind,
-    default_table,
+    first_bytes,
     ids_of,
-    read_sidecar,
     reading,
+    table_beside,
     table_from,
 )
 from maskloop.formats.gunzip import gunzip, read_bytes
@@ -72,12 +72,7 @@ class _Stored:
 
 def sniff(path: Path) -> bool:
     """Whether a file starts like a NIfTI file, gzipped or not; a ``.hdr`` of a pair does too."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(2048)
-    except OSError:
-        return False
-    return version_of(_inflated_start(head)) is not None
+    return version_of(_inflated_start(first_bytes(path, 2048))) is not None
 
 
 def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
@@ -116,10 +111,9 @@ def read_mask(
     ids = ids_of(found.data, path, job)
     if found.data.dtype.kind in "iu" and _scaling(stored.header) != (1, 0):
         job.say(f"{path.name}: the label ids were scaled as the header says")
-    labels = _table_in(stored) or read_sidecar(path)
-    if labels is None:
-        labels = default_table(present_ids(ids), kind)
-    return Mask(ids, found.geometry, as_kind(labels, kind), path, found.header).checked()
+    labels = _table_in(stored)
+    labels = as_kind(labels, kind) if labels else table_beside(path, ids, kind)
+    return Mask(ids, found.geometry, labels, path, found.header).checked()
 
 
 def reread(to: Target) -> Evidence:

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError
-from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.formats.base import Planned, PlannedImage, Target, table_bytes
 from maskloop.formats.nifti_header import COMMENT, RGB, NiftiHeader, new_header
+from maskloop.formats.placing import in_mm
 
 if TYPE_CHECKING:
+    from maskloop.core.geometry import Geometry
     from maskloop.core.labels import LabelTable
     from maskloop.core.mask import Mask
 
@@ -71,11 +72,8 @@ def _placed(geometry: Geometry) -> tuple[Geometry, tuple[str, ...]]:
     """Return a grid in mm; pixels become 1 mm with x to the left and y to the back, as in ITK."""
     if geometry.ndim == 3 and geometry.unit == "mm":
         return geometry, ()
-    affine = np.zeros((4, 4))
-    affine[[2, 1, 0], [0, 1, 2]] = (1, -1, -1)
-    affine[3, 3] = 1
     note = "the pixel grid has no millimetres: written as 1 mm a pixel, as ITK does"
-    return Geometry((1, *geometry.shape)[-3:], affine, "mm"), (note,)
+    return in_mm(geometry), (note,)
 
 
 def _left_out(header: object) -> tuple[str, ...]:

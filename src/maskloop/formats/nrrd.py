@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import FormatError, InputError
-from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.labels import LabelTable
-from maskloop.core.mask import Mask, as_ids, present_ids
-from maskloop.formats import nrrd_header, nrrd_segments, stored
+from maskloop.core.mask import Mask, as_ids
+from maskloop.formats import nrrd_header, nrrd_segments, placing, stored
 from maskloop.formats.base import (
     Choices,
     Evidence,
@@ -26,16 +25,17 @@ from maskloop.formats.base import (
     PlannedImage,
     Target,
     as_kind,
-    default_table,
+    first_bytes,
     ids_of,
-    read_sidecar,
     reading,
+    table_beside,
 )
 from maskloop.formats.gunzip import read_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from maskloop.core.geometry import Geometry
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind
     from maskloop.formats.nrrd_segments import Segment
@@ -67,11 +67,7 @@ class _Volume:
 
 def sniff(path: Path) -> bool:
     """Whether a file starts like an NRRD header."""
-    try:
-        with path.open("rb") as stream:
-            return re.match(rb"NRRD\d{4}\r?\n", stream.read(16)) is not None
-    except OSError:
-        return False
+    return re.match(rb"NRRD\d{4}\r?\n", first_bytes(path, 16)) is not None
 
 
 def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
@@ -148,7 +144,7 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
             raise InputError(msg)
         if geometry.ndim == 2 or geometry.unit == "px":
             losses = ("the pixel grid has no millimetres: written as 1 mm a pixel, as ITK does",)
-            geometry = _pixels_in_mm(geometry)
+            geometry = placing.in_mm(geometry)
             ids = ids.reshape(geometry.shape)
     rows = [
         replace(row, name=row.name.strip() or f"label {row.id}") for row in mask.labels.values()
@@ -156,7 +152,7 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     if rows != list(mask.labels.values()):
         losses = (*losses, "blanks around a label's name have no place in NRRD")
     planned = replace(mask, data=ids, geometry=geometry, labels=LabelTable(rows))
-    return Planned(planned, _stated(geometry), losses)
+    return Planned(planned, placing.stated(geometry), losses)
 
 
 def plan_image(image: Image, *, suffix: str) -> PlannedImage:
@@ -165,16 +161,8 @@ def plan_image(image: Image, *, suffix: str) -> PlannedImage:
     if suffix == ".seg.nrrd":
         msg = "expected a mask for .seg.nrrd, got an image; write .nrrd instead"
         raise InputError(msg)
-    wider = {"b1": np.uint8, "f2": np.float32}
-    code = image.data.dtype.str[1:]
-    if code not in _NAMES and code not in wider:
-        msg = (
-            f"expected integers or floats of at most 64 bits, got {image.data.dtype}; convert the "
-            "image first"
-        )
-        raise InputError(msg)
-    data = image.data.astype(wider.get(code, image.data.dtype), copy=False)
-    return PlannedImage(replace(image, data=data), _stated(image.geometry))
+    data = stored.widened(image.data, _NAMES)
+    return PlannedImage(replace(image, data=data), placing.stated(image.geometry))
 
 
 def write_mask(mask: Mask, to: Target) -> None:
@@ -223,7 +211,7 @@ def _numbers(
 ) -> npt.NDArray[Any]:
     """Return the numbers in file order; sizes are held against the file before any allocation."""
     named = header.fields.get("datafile")
-    source = path if named is None else _data_file(named, path)
+    source = path if named is None else stored.beside(path, named)
     encoding = header.fields.get("encoding", "").lower()
     line_skip = nrrd_header.integer(header, "lineskip", 0)
     skip = nrrd_header.integer(header, "byteskip", 0)
@@ -252,16 +240,6 @@ def _numbers(
         f"{encoding[:20]!r}; save the file again with one of them"
     )
     raise FormatError(msg)
-
-
-def _data_file(named: str, path: Path) -> Path:
-    if named.split()[:1] == ["LIST"] or "%" in named:
-        msg = (
-            f"expected one data file beside {path.name}, got a list of files ({named[:40]!r}); "
-            "save the volume in one file"
-        )
-        raise FormatError(msg)
-    return stored.beside(path, named)
 
 
 def _after_lines(source: Path, start: int, lines: int) -> int:
@@ -296,11 +274,9 @@ def _plain(found: _Volume, path: Path, kind: Kind | None, job: Job) -> Mask:
         )
         raise FormatError(msg)
     ids = ids_of(found.data, path, job)
-    labels = read_sidecar(path)
-    if labels is None:
-        labels = default_table(present_ids(ids), kind)
+    labels = table_beside(path, ids, kind)
     header = NrrdHeader(found.layout.geometry, found.layout.ndim)
-    return Mask(ids, found.layout.geometry, as_kind(labels, kind), path, header).checked()
+    return Mask(ids, found.layout.geometry, labels, path, header).checked()
 
 
 def _ids(data: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
@@ -368,19 +344,6 @@ def _refuse_header_only(suffix: str) -> None:
         raise InputError(msg)
 
 
-def _stated(geometry: Geometry) -> Geometry | None:
-    """Return the grid that the file must state; a grid of pixels is stated by saying nothing."""
-    return geometry if geometry.unit == "mm" and geometry.ndim == 3 else None
-
-
-def _pixels_in_mm(geometry: Geometry) -> Geometry:
-    """Return a grid of 1 mm a pixel whose x runs to the left and y to the back, as ITK takes it."""
-    affine = np.zeros((4, 4))
-    affine[[2, 1, 0], [0, 1, 2]] = (1, -1, -1)
-    affine[3, 3] = 1
-    return Geometry((1, *geometry.shape)[-3:], affine, "mm")
-
-
 def _grid_lines(
     data: npt.NDArray[Any],
     geometry: Geometry,
@@ -389,7 +352,7 @@ def _grid_lines(
     has_channels: bool,
 ) -> list[str]:
     """Return the fields that state type, axes and grid, fastest axis first."""
-    is_placed = _stated(geometry) is not None
+    is_placed = placing.stated(geometry) is not None
     is_flat = (
         isinstance(header, NrrdHeader)
         and header.ndim == 2

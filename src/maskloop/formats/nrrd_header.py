@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from maskloop.core.errors import FormatError, GeometryError
 from maskloop.core.geometry import Geometry
+from maskloop.formats import placing
 
 Floats = npt.NDArray[np.float64]
 _TYPES = {
@@ -50,7 +51,6 @@ _MM = {
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 10.0),
     **dict.fromkeys(("m", "meter", "metre"), 1000.0),
 }
-_FAR = 1e12  # mm: beyond it lies nothing, and products overflow
 _LISTS = ("", "???", "none", "list", "domain", "space", "scalar", "stub")
 _SHORT = {"centers": "centerings"}
 
@@ -358,7 +358,7 @@ def _grid(
     else:
         spacings = _spacings(header, len(sizes))
         if not spacings or None in factors:
-            return _pixels(shape), notes
+            return placing.unplaced(shape), notes
         for column, axis in enumerate(spatial):
             steps[column, column] = spacings[axis] * (factors[axis] if factors else 1.0)
         unit = np.array([factors[spatial[0]] if factors else 1.0])
@@ -382,12 +382,7 @@ def _grid(
 
 def _geometry(shape: tuple[int, ...], steps: Floats, origin: Floats) -> Geometry:
     """Return the grid of array axes (z, y, x) for steps and origin in RAS+ mm, fastest first."""
-    if not (np.abs(steps).max() < _FAR and np.abs(origin).max() < _FAR):
-        msg = (
-            f"expected steps and an origin below {_FAR:.0e} mm, got {steps.tolist()!r} at "
-            f"{origin.tolist()!r}; repair the file's header"
-        )
-        raise GeometryError(msg)
+    placing.require_near(steps, origin)
     if len(shape) == 2:
         normal = np.cross(steps[:, 0], steps[:, 1])
         steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
@@ -396,12 +391,6 @@ def _geometry(shape: tuple[int, ...], steps: Floats, origin: Floats) -> Geometry
     affine[:3, :3] = steps[:, ::-1] + 0.0  # no -0.0
     affine[:3, 3] = origin + 0.0
     return Geometry(shape, affine, "mm")
-
-
-def _pixels(shape: tuple[int, ...]) -> Geometry:
-    if len(shape) == 2:
-        return Geometry.pixels(shape)
-    return Geometry(shape, np.eye(4)[[2, 1, 0, 3]], "px")
 
 
 def _factors(header: Header, axes: int) -> tuple[list[Any], tuple[str, ...]]:

@@ -23,7 +23,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.labels import colour_of
 from maskloop.core.mask import Mask, as_ids, present_ids
-from maskloop.formats import picture_png, picture_tiff, stored
+from maskloop.formats import picture_png, picture_tiff, placing, stored
 from maskloop.formats.base import (
     Choices,
     Evidence,
@@ -33,6 +33,7 @@ from maskloop.formats.base import (
     Target,
     as_kind,
     default_table,
+    first_bytes,
     read_sidecar,
     reading,
 )
@@ -64,11 +65,7 @@ _TURNS = {
 
 def sniff(path: Path) -> bool:
     """Whether a file starts like a PNG, JPEG or TIFF."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(8).startswith(_STARTS)
-    except OSError:
-        return False
+    return first_bytes(path, 8).startswith(_STARTS)
 
 
 def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
@@ -163,7 +160,7 @@ def _fitted(image: Image, suffix: str) -> tuple[Image, Geometry | None, tuple[st
         losses = (f"{what} of the grid have no place in {suffix}: keep the image beside it",)
     shown = grid if spatial == grid.ndim else Geometry.pixels(grid.shape[1:])
     is_placed = spatial == 3 and grid.unit == "mm"
-    stated = picture_tiff.stack_grid(grid.shape, grid.spacing) if is_placed else None
+    stated = placing.by_spacing(grid.shape, grid.spacing) if is_placed else None
     return replace(image, data=data, geometry=shown, has_time=has_time), stated, losses
 
 

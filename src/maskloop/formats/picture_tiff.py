@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import FormatError
-from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
-from maskloop.formats import stored
+from maskloop.formats import placing, stored
 from maskloop.formats.picture_claims import count_pages, ome_of, require_images, require_whole
 from maskloop.formats.picture_pillow import pages_of
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from xml.etree.ElementTree import Element
 
+    from maskloop.core.geometry import Geometry
     from maskloop.core.job import Job
 
 _IN_MM = {
@@ -116,18 +116,10 @@ def write(
     )
 
 
-def stack_grid(shape: tuple[int, ...], steps: tuple[float, ...]) -> Geometry:
-    """Return the grid of a stack that knows only its spacing: x to the left, y to the back."""
-    affine = np.zeros((4, 4))
-    affine[[2, 1, 0], [0, 1, 2]] = np.array(steps) * (1, -1, -1)
-    affine[3, 3] = 1
-    return Geometry(shape, affine, "mm")
-
-
 def _ordered(
     data: npt.NDArray[Any], axes: str, steps: tuple[float, float, float] | None, path: Path
 ) -> Image:
-    """Return pixels as ([t,] [z,] y, x [, c]), by tifffile's letters for the axes; I is any list."""
+    """Return pixels as ([t,] [z,] y, x [, c]), by tifffile's letters for axes; I is any list."""
     roles: dict[str, int] = {}
     for at, letter in enumerate(axes):
         if letter not in "YX" and data.shape[at] == 1:
@@ -156,12 +148,10 @@ def _ordered(
     data = stored.as_native(data)
     start = int("t" in roles)
     shape = data.shape[start : start + 2 + int("z" in roles)]
-    if "z" not in roles:
-        geometry = Geometry.pixels(shape)
-    elif steps is None:
-        geometry = Geometry(shape, np.eye(4)[[2, 1, 0, 3]], "px")
+    if steps is not None and "z" in roles:
+        geometry = placing.by_spacing(shape, steps)
     else:
-        geometry = stack_grid(shape, steps)
+        geometry = placing.unplaced(shape)
     return Image(data, geometry, path, None, "t" in roles, "c" in roles)
 
 

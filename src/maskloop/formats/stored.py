@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import FormatError
+from maskloop.core.errors import FormatError, InputError
 from maskloop.formats.base import missing
 from maskloop.formats.gunzip import gunzip
 
 if TYPE_CHECKING:
     import re
+    from collections.abc import Container
     from pathlib import Path
 
     from maskloop.core.job import Job
@@ -57,10 +58,16 @@ def beside(header: Path, named: str) -> Path:
     Raises
     ------
     FormatError
-        If the name leads elsewhere, by its path or through a link.
+        If it names a list of files, or leads elsewhere, by its path or through a link.
     MissingFileError
         If there is no such file.
     """
+    if named.split()[:1] == ["LIST"] or "%" in named:
+        msg = (
+            f"expected one data file beside {header.name}, got a list of files ({named[:40]!r}); "
+            "save the volume in one file"
+        )
+        raise FormatError(msg)
     is_plain = named not in ("", ".", "..") and not set(named) & set('/\\:\0*?"<>|')
     found = header.with_name(named) if is_plain else header
     folder = os.path.realpath(header.parent)
@@ -169,6 +176,30 @@ def as_native(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not data.flags.writeable:
         data = data.copy()
     return data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
+
+
+def widened(data: npt.NDArray[Any], known: Container[str]) -> npt.NDArray[Any]:
+    """Return pixels in a type that a format has: bool as bytes, half floats as single ones.
+
+    Parameters
+    ----------
+    known : container of str
+        The format's types, as NumPy's codes without byte order: ``"u1"``, ``"f4"``.
+
+    Raises
+    ------
+    InputError
+        If no type of the format holds the values.
+    """
+    wider = {"b1": np.uint8, "f2": np.float32}
+    code = data.dtype.str[1:]
+    if code not in known and code not in wider:
+        msg = (
+            f"expected integers or floats of at most 64 bits, got {data.dtype}; convert the image "
+            "first"
+        )
+        raise InputError(msg)
+    return data.astype(wider.get(code, data.dtype), copy=False)
 
 
 def cut_short(name: str, needed: int, found: int) -> FormatError:
