@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import struct
 import tracemalloc
 from pathlib import Path
@@ -17,25 +16,7 @@ from maskloop.core.job import Job
 from maskloop.formats import mgh
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask
-
-SHAPE = (5, 6, 7)
-AXES = [
-    np.eye(3)[list(order)] * signs
-    for order in itertools.permutations(range(3))
-    for signs in itertools.product((1, -1), repeat=3)
-]
-
-
-def turn(a: float, b: float, c: float) -> np.ndarray:
-    """Return a rotation about all three axes."""
-    found = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad((a, b, c))):
-        one = np.eye(3)
-        i, j = [n for n in range(3) if n != axis]
-        one[i, i] = one[j, j] = np.cos(angle)
-        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
-        found = found @ one
-    return found
+from tests.formats.turned_grids import AXES, SHAPE, turn
 
 
 def write(path: Path, values: np.ndarray, axes: np.ndarray = AXES[0]) -> nib.MGHImage:
