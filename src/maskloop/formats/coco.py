@@ -3,6 +3,10 @@
 One annotation an id, however many parts; annotation ids are the label ids. Where objects of a
 foreign file overlap, crowds lie lowest, then the higher score wins, or where scores are missing
 the smaller object, and the loss is told.
+
+References
+----------
+.. [1] COCO, "Data format", section "Object Detection": images, annotations, categories, iscrowd.
 """
 
 from __future__ import annotations

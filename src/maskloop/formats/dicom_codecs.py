@@ -2,6 +2,11 @@
 
 Decoders are named one by one: pydicom would otherwise take any that is installed, among them the
 GPL pylibjpeg-libjpeg.
+
+References
+----------
+.. [1] DICOM PS3.5 A.4 (encapsulated pixels), annex G (RLE); PS3.6, table A-1 (transfer syntaxes).
+.. [2] ITU-T T.81 B.2.2 and T.800 A.5.1 (where JPEG and JPEG 2000 state their size).
 """
 
 from __future__ import annotations

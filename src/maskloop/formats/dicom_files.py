@@ -1,4 +1,9 @@
-"""The DICOM files of a folder and everything below it, and what was left out and why."""
+"""The DICOM files of a folder and everything below it, and what was left out and why.
+
+References
+----------
+.. [1] DICOM PS3.10 8.6 (DICOMDIR, which is passed over: what it lists may not be what is there).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What is kept of a DICOM file's head, one plane at a time, and what an image's header tells."""
+"""What is kept of a DICOM file's head, one plane at a time, and what an image's header tells.
+
+References
+----------
+.. [1] DICOM PS3.6, table 6-1 (tags); PS3.15 table E.1-1 (attributes that identify a person).
+"""
 
 from __future__ import annotations
 

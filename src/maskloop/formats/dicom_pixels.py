@@ -1,4 +1,9 @@
-"""Pixels of sorted DICOM planes, each rescaled by its own slope and intercept, in one array."""
+"""Pixels of sorted DICOM planes, each rescaled by its own slope and intercept, in one array.
+
+References
+----------
+.. [1] DICOM PS3.5 8.1.1 (stored bits); PS3.3 C.7.6.3.1.2 (MONOCHROME1), C.11.1 (rescale).
+"""
 
 from __future__ import annotations
 

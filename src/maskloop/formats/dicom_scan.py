@@ -12,13 +12,16 @@ import os
 import struct
 import warnings
 import zlib
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from maskloop.core.errors import FormatError
+from maskloop.core.errors import FormatError, MaskloopError
+from maskloop.formats.base import first_bytes
 from maskloop.formats.dicom_head import BIG_ENDIAN, DEFLATED, IDENTIFYING, TEXTS, WORDS, Slice
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _WINDOW = 1 << 14
@@ -62,6 +65,23 @@ def is_dicom(head: bytes) -> bool:
     # Files without a preamble start with the file meta group or an identifying element.
     is_start = head[:4] in _STARTS or (head[0:2] == b"\x08\x00" and head[3:4] == b"\0")
     return len(head) >= 8 and is_start and (head[4:6] in _KINDS or head[6:8] == b"\0\0")
+
+
+def sop_class(path: Path) -> str:
+    """Return the SOP class UID of a DICOM file from its first bytes; empty where there is none."""
+    head = first_bytes(path, 4096)
+    if head[128:132] == b"DICM":
+        return _uid_after(head, b"\x02\x00\x02\x00")
+    return _uid_after(head, b"\x08\x00\x16\x00") if head[:1] == b"\x08" else ""
+
+
+def _uid_after(head: bytes, tag: bytes) -> str:
+    at = head.find(tag)
+    if at < 0:
+        return ""
+    length = head[at + 6 : at + 8] if head[at + 4 : at + 6] == b"UI" else head[at + 4 : at + 6]
+    value = head[at + 8 : at + 8 + int.from_bytes(length, "little")]
+    return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def scan(path: Path) -> Slice | None:
@@ -258,6 +278,26 @@ class Bounded(io.BufferedReader):
             left = max(self._size - self.tell(), 0)
             size = left if size is None or size < 0 else min(size, left)
         return super().read(size)
+
+
+@contextmanager
+def damaged(path: Path, what: str) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file into a `FormatError`; `what` it should be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (MaskloopError, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # Any error can come out of a damaged file, and its own words may quote values of it.
+        msg = (
+            f"expected a whole {what} in {path.name}, got {type(error).__name__} while reading "
+            "it; copy the file again"
+        )
+        raise FormatError(msg) from error
 
 
 @lru_cache(maxsize=1)

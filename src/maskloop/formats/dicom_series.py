@@ -1,4 +1,9 @@
-"""The planes of a folder, told apart into rows that could each be a volume."""
+"""The planes of a folder, told apart into rows that could each be a volume.
+
+References
+----------
+.. [1] DICOM PS3.4 B.5 (SOP classes); PS3.3 C.7.3.1.1.1 (modalities), C.7.6.1.1.2 (image types).
+"""
 
 from __future__ import annotations
 

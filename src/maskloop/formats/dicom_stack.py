@@ -1,4 +1,10 @@
-"""The planes of one row in order: their places, their steps, and what keeps them from a grid."""
+"""The planes of one row in order: their places, their steps, and what keeps them from a grid.
+
+References
+----------
+.. [1] DICOM PS3.3 C.7.6.2.1.1 (position and orientation: the map to the patient), C.7.6.3.1.1
+   (samples a pixel), C.11.1 (rescale).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,7 @@ if TYPE_CHECKING:
     from maskloop.formats.base import Choices
     from maskloop.formats.dicom_head import Slice
 
-_LEAST_MM = 1e-5  # of a pixel or slice; less is no size
+_LEAST_MM = 1e-5  # a pixel or slice that is smaller has no size
 RATIO = 4096  # no encoding shrinks real slices further; more is a header that lies
 SAME_MM = 1e-3  # slices closer than this along the normal are at one place
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -165,7 +171,7 @@ def stack_of(planes: list[Slice]) -> Stack:
         notes.append(f"one slice only: its depth of {usual:g} mm is what the header states")
     if len(planes) == 2:
         notes.append("two slices only: a slice missing between them could not be noticed")
-    if any(one.words.get("padding") is not None for one in planes[:1]):
+    if planes[0].words.get("padding") is not None:
         notes.append("pixels outside the scan hold a padding value, kept as it is stored")
     return Stack(planes, right, down, normal, places, heights, usual, gaps, tilt, problems, notes)
 
@@ -262,6 +268,8 @@ def _spaced(
         )
         return 0.0, (), [Problem("too few slices", msg)]
     steps = np.diff(heights)
+    # The lower median: with every second slice missing the mean of two steps would be neither.
+    usual = float(np.sort(steps)[(steps.size - 1) // 2])
     repeated = np.flatnonzero(steps < SAME_MM)
     if repeated.size:
         at = int(repeated[0])
@@ -274,13 +282,7 @@ def _spaced(
             f"({planes[at].path.name!r} and {planes[at + 1].path.name!r}), and nothing that tells "
             "them apart as phases or echoes; split them into folders"
         )
-        return (
-            float(np.sort(steps)[(steps.size - 1) // 2]),
-            (),
-            [Problem("repeated positions", msg)],
-        )
-    # The lower median: with every second slice missing the mean of two steps would be neither.
-    usual = float(np.sort(steps)[(steps.size - 1) // 2])
+        return usual, (), [Problem("repeated positions", msg)]
     uneven = np.flatnonzero(np.abs(steps - usual) > max(0.01 * usual, 0.02))
     if not uneven.size:
         return usual, (), []

@@ -22,13 +22,13 @@ import numpy as np
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Evidence, Format, Target, as_kind, read_sidecar
 from maskloop.formats.dicom_head import DicomHeader
+from maskloop.formats.dicom_scan import damaged, sop_class
 from maskloop.formats.dicomseg_file import (
     SOP_CLASSES,
+    WHAT,
     SegFile,
-    damaged,
     opened,
     require_described,
-    sop_class,
     stored_frame,
 )
 from maskloop.formats.dicomseg_place import Place, own_grid, own_places, places_on
@@ -106,7 +106,7 @@ def _laid(file: SegFile, image: Image | None, entry: str | int | None, job: Job)
     grid = own_grid(file) if image is None else image.geometry
     places = own_places(file, grid) if image is None else places_on(file, image, job)
     layers = Layers(grid.shape, max((r.id for r in rows.values()), default=0))
-    with damaged(file.path):
+    with damaged(file.path, WHAT):
         if file.kind == "LABELMAP":
             _lay_map(file, rows, places, layers, job)
         else:

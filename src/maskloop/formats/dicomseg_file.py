@@ -1,11 +1,15 @@
-"""A DICOM segmentation parsed through highdicom, its claims checked against its size first."""
+"""A DICOM segmentation parsed through highdicom, its claims checked against its size first.
+
+References
+----------
+.. [1] DICOM PS3.3 C.8.20.2 (segmentation image), C.8.20.4 (segment description), C.7.6.16
+   (functional groups).
+"""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -13,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import FormatError, GeometryError, MaskloopError, MissingExtraError
+from maskloop.core.errors import FormatError, GeometryError, MissingExtraError
 from maskloop.core.labels import Label
 from maskloop.formats.base import reading
-from maskloop.formats.dicom_scan import Bounded
+from maskloop.formats.dicom_scan import Bounded, damaged
 from maskloop.formats.dicomseg_source import NO_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from maskloop.core.geometry import Affine
     from maskloop.core.job import Job
 
+WHAT = "DICOM segmentation"
 SOP_CLASSES = frozenset(("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"))
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _ID = re.compile(r"\[label id (\d{1,9})\]\s*$")
@@ -36,27 +41,6 @@ _KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
 # Not GDCM: it ends the whole process when a compressed frame is damaged.
 _DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow")
 _Dataset = Any  # Any: pydicom's dataset, whose attributes are known at run time only
-
-
-def sop_class(path: Path) -> str:
-    """Return the SOP class UID of a DICOM file from its first bytes; empty where there is none."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(4096)
-    except OSError:
-        return ""
-    if head[128:132] == b"DICM":
-        return _uid_after(head, b"\x02\x00\x02\x00")
-    return _uid_after(head, b"\x08\x00\x16\x00") if head[:1] == b"\x08" else ""
-
-
-def _uid_after(head: bytes, tag: bytes) -> str:
-    at = head.find(tag)
-    if at < 0:
-        return ""
-    length = head[at + 6 : at + 8] if head[at + 4 : at + 6] == b"UI" else head[at + 4 : at + 6]
-    value = head[at + 8 : at + 8 + int.from_bytes(length, "little")]
-    return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,26 +81,6 @@ class SegFile:
         return int(self.seg.Rows), int(self.seg.Columns)
 
 
-@contextmanager
-def damaged(path: Path) -> Iterator[None]:
-    """Turn what libraries raise for a damaged file into a `FormatError`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (MaskloopError, MemoryError, ImportError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        # Any error can come out of a damaged file, and its own words may quote values of it.
-        msg = (
-            f"expected a whole DICOM segmentation in {path.name}, got {type(error).__name__} while "
-            "reading it; copy the file again"
-        )
-        raise FormatError(msg) from error
-
-
 def opened(path: Path, job: Job) -> SegFile:
     """Return the parsed file, its claims checked against its size first."""
     try:
@@ -129,7 +93,7 @@ def opened(path: Path, job: Job) -> SegFile:
         )
         raise MissingExtraError(msg) from error
     job.report("read", 0, 0)
-    with reading(path), damaged(path), Bounded(path) as stream:
+    with reading(path), damaged(path, WHAT), Bounded(path) as stream:
         data = pydicom.dcmread(stream, force=True)
         if str(data.get("SOPClassUID", "")) not in SOP_CLASSES:
             msg = (

@@ -1,4 +1,10 @@
-"""Where the frames of a DICOM segmentation lie: on the grid they make, or on an image's."""
+"""Where the frames of a DICOM segmentation lie: on the grid they make, or on an image's.
+
+References
+----------
+.. [1] DICOM PS3.3 C.7.6.16.2.1 (pixel measures), C.7.6.16.2.3 (plane position), C.7.6.16.2.4
+   (plane orientation).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
 """A second reader of DICOM SEG on pydicom alone: unpacks the bits, places frames by position.
 
 It shares no code with the writer or with the reader that goes through highdicom.
+
+References
+----------
+.. [1] DICOM PS3.3 C.8.20.2 (segmentation image), C.7.6.16 (functional groups); PS3.5 8.1.1 (bits).
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """What a DICOM segmentation was drawn on, and what its labels are coded as; no free text.
 
 The writer learns of the source images through this alone.
+
+References
+----------
+.. [1] DICOM PS3.3 C.8.20.4 (segment description), 8.8 (coded meanings), C.7.6.16.2.6 (derivation
+   image); PS3.5 B.2 (UIDs made from UUIDs).
 """
 
 from __future__ import annotations

@@ -2,6 +2,11 @@
 
 highdicom is shown stand-ins for the source images that hold nothing but UIDs and positions, so
 that it cannot copy what we did not mean; references and dates are then set by us.
+
+References
+----------
+.. [1] DICOM PS3.3 A.51, C.8.20.2 (segmentation image); PS3.16 CID 7150 to 7159 (what is segmented);
+   PS3.15 E.2 (identity removed).
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """NIfTI-1 and NIfTI-2 in one file, plain or gzipped.
 
 Arrays come as (z, y, x): the transpose of the stored (i, j, k), without a copy.
+
+References
+----------
+.. [1] "NIfTI-1 Data Format", nifti1.h, 2004, and "NIfTI-2", nifti2.h, 2011: dimensions, scaling.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""What a NIfTI header states: shape, type, scaling and the place of the voxels."""
+"""What a NIfTI header states: shape, type, scaling and the place of the voxels.
+
+References
+----------
+.. [1] "NIfTI-1 Data Format", nifti1.h, 2004, and "NIfTI-2", nifti2.h, 2011: sform and qform,
+   xyzt_units, extensions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Masks and images as NIfTI files that carry the source's grid and nothing else of it."""
+"""Masks and images as NIfTI files that carry the source's grid and nothing else of it.
+
+References
+----------
+.. [1] "NIfTI-1 Data Format", nifti1.h, 2004, and "NIfTI-2", nifti2.h, 2011: vox_offset,
+   extensions of 16 bytes each, vectors along the fifth axis.
+"""
 
 from __future__ import annotations
 

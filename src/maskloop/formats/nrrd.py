@@ -1,6 +1,11 @@
 """NRRD volumes and 3D Slicer's segmentations: .nrrd, .seg.nrrd, and .nhdr with its data beside it.
 
 Arrays come as ([t,] z, y, x [, c]), the reverse of the file's axes, without a copy.
+
+References
+----------
+.. [1] G. Kindlmann, "Definition of NRRD File Format", Teem 1.11: data files, encodings, skips.
+.. [2] 3D Slicer developer guide, "Segmentations", section "Segmentation labelmap file format".
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""A second NRRD reader, to prove what the writer wrote: pynrrd, and the axes by the standard."""
+"""A second NRRD reader, to prove what the writer wrote: pynrrd, and the axes by the standard.
+
+References
+----------
+.. [1] G. Kindlmann, "Definition of NRRD File Format", Teem 1.11: space, kinds.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,7 @@ from maskloop.core.errors import FormatError, GeometryError, InputError
 from maskloop.core.labels import Label
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Format, as_kind, reading
-from maskloop.formats.dicom_scan import Bounded
-from maskloop.formats.dicomseg_file import sop_class
+from maskloop.formats.dicom_scan import Bounded, damaged, sop_class
 from maskloop.formats.overlap import Layers, Piece, chosen
 
 if TYPE_CHECKING:
@@ -122,31 +120,18 @@ class _File:
 def _parsed(path: Path) -> _File:
     import pydicom
 
-    with reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Bounded(path) as stream:
-                data = pydicom.dcmread(stream, force=True)
-            if str(data.get("SOPClassUID", "")) != _SOP_CLASS:
-                msg = (
-                    f"expected a DICOM structure set in {path.name}, got another kind of file; "
-                    "choose an RTSTRUCT file"
-                )
-                raise FormatError(msg)
-            number = str(data.get("SeriesNumber") or "").strip()
-            title = f"RTSTRUCT series {number}" if number.isdigit() else "RTSTRUCT"
-            return _File(path, title, _rois(data))
-        except (FormatError, MemoryError):
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            # Any error can come out of a damaged file, and its own words may quote values of it.
+    with reading(path), damaged(path, "DICOM structure set"):
+        with Bounded(path) as stream:
+            data = pydicom.dcmread(stream, force=True)
+        if str(data.get("SOPClassUID", "")) != _SOP_CLASS:
             msg = (
-                f"expected a whole DICOM structure set in {path.name}, got {type(error).__name__} "
-                "while reading it; copy the file again"
+                f"expected a DICOM structure set in {path.name}, got another kind of file; choose "
+                "an RTSTRUCT file"
             )
-            raise FormatError(msg) from error
+            raise FormatError(msg)
+        number = str(data.get("SeriesNumber") or "").strip()
+        title = f"RTSTRUCT series {number}" if number.isdigit() else "RTSTRUCT"
+        return _File(path, title, _rois(data))
 
 
 def _rois(data: _Dataset) -> dict[int, _Roi]:
