@@ -105,6 +105,15 @@ def test_a_problem_must_be_settled_before_the_series_opens(qtbot: Any) -> None:
     assert heard == [Decision("1", fill_gap=True)]
 
 
+def test_the_window_names_its_boxes_not_flags_of_the_command_line(qtbot: Any) -> None:
+    problem = {**UNEVEN, "words": "expected equal steps; resample: --resample"}
+    note = "kept as a shear (--resample makes it upright)"
+    dialog = Intake(report(row(1, loads=False, problems=[problem], notes=[note])))
+    qtbot.addWidget(dialog)
+    assert "--" not in dialog.words.text()
+    assert dialog.words.text().count(dialog.resample.text()) == 2
+
+
 def test_a_series_that_nothing_can_mend_cannot_be_opened(qtbot: Any) -> None:
     dialog = Intake(report(row(1, loads=False, problems=[MIXED, GAP])))
     qtbot.addWidget(dialog)

@@ -24,6 +24,11 @@ from maskloop.gui.tips import TIPS
 
 Row = Mapping[str, Any]  # Any: plain JSON values of the intake report
 _COLUMNS = ("Series", "Kind", "What", "Slices", "Spacing (mm)", "Problems")
+# What the command line calls by a flag is a box to tick here.
+_BOXES = {
+    "--resample": "Resample onto a regular grid",
+    "--fill-gap": "Fill gaps with interpolated slices",
+}
 _STRETCHED = 2
 _SIZE = (760, 420)
 
@@ -71,8 +76,8 @@ class Intake(QDialog):
         self._rows: list[Row] = list(report.get("series") or ())
         self.table = tipped(QTableWidget(len(self._rows), len(_COLUMNS)), TIPS["series"])
         self.words = words()
-        self.resample = tipped(QCheckBox("Resample onto a regular grid"), TIPS["resample"])
-        self.fill_gap = tipped(QCheckBox("Fill gaps with interpolated slices"), TIPS["fill_gap"])
+        self.resample = tipped(QCheckBox(_BOXES["--resample"]), TIPS["resample"])
+        self.fill_gap = tipped(QCheckBox(_BOXES["--fill-gap"]), TIPS["fill_gap"])
         kinds = QDialogButtonBox.StandardButton
         self.buttons = QDialogButtonBox(kinds.Open | kinds.Cancel)
         self.open_button = self.buttons.button(kinds.Open)
@@ -192,4 +197,9 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 def _in_words(row: Row) -> str:
     lines = [*(problem["words"] for problem in row["problems"]), *(row.get("notes") or ())]
-    return "\n".join(map(str, lines))
+    text = "\n".join(map(str, lines))
+    for flag, box in _BOXES.items():
+        text = text.replace(
+            flag, f"\N{LEFT DOUBLE QUOTATION MARK}{box}\N{RIGHT DOUBLE QUOTATION MARK}"
+        )
+    return text
