@@ -152,13 +152,6 @@ class Geometry:
             for axis, world in enumerate(self.axis_order)
         )
 
-    @property
-    def is_oblique(self) -> bool:
-        """Whether an array axis leaves its nearest world axis by more than 0.01 degrees."""
-        order = self.axis_order
-        cosines = self.affine[:-1, :-1] / np.array(self.spacing)
-        return any(abs(cosines[w, a]) < np.cos(np.deg2rad(0.01)) for a, w in enumerate(order))
-
     def to_world(self, index: npt.ArrayLike) -> Affine:
         """Return world points ``(..., x y z)`` of array indices ``(..., z y x)``, whole or not."""
         found = np.asarray(index, dtype=np.float64)

@@ -36,16 +36,21 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
     Returns
     -------
     dict
-        ``path``, ``kind`` (``"volume"``, ``"picture"``, ``"mask"``, ``"dicom series"`` or
-        ``"coco"``), ``format``, ``shape`` of the spatial axes, ``spacing_mm`` (None where the grid
-        is in pixels), ``orientation`` (letters of the array axes), ``affine`` (array index to
-        RAS+ mm, or to pixels), ``unit``, ``dtype``, ``range``, ``frames``, ``channels``,
-        ``labels`` (id, name, colour, category, voxels; None for images), ``notes``. A COCO file
-        also has ``images``, ``annotations`` and ``categories``, and grid keys only if it holds one
-        image. A file without a label table is called a mask where its values look like labels:
-        whole numbers from 0 in large flat regions. A DICOM folder gives its intake report instead
-        of reading pixels: ``series`` (a row each, with its problems and the choices that solve
-        them) and ``left_out``; the grid keys are there where exactly one series loads.
+        ``path``, ``kind`` (``"volume"``, ``"picture"``, ``"mask"``, ``"coco"``, ``"outlines"``,
+        ``"dicom series"`` or ``"dicom folder"``), ``format``, ``shape`` of the spatial axes,
+        ``spacing_mm`` (None where the grid is in pixels), ``orientation`` (letters of the array
+        axes), ``affine`` (array index to RAS+ mm, or to pixels), ``unit``, ``dtype``, ``range``,
+        ``frames``, ``channels``, ``labels`` (id, name, colour, category, voxels; None for images),
+        ``notes``.
+
+        A COCO file also has ``images``, ``annotations`` and ``categories``, and grid keys only if
+        it holds one image. ``masks`` counts those of a DICOM SEG file; outlines (RTSTRUCT) have
+        ``regions`` and no grid. A DICOM folder gives its intake report instead of reading pixels:
+        ``series`` (a row each, with its problems and the choices that solve them) and
+        ``left_out``; the grid keys are there where exactly one series loads.
+
+        A file without a label table is called a mask where its values look like labels: whole
+        numbers from 0 in large flat regions.
 
     Raises
     ------
@@ -72,22 +77,18 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
             mask = load_mask(path, job=job)
         except MaskloopError:
             mask = None
-    if (
-        mask is not None
-        and image.has_channels
-        and not _looks_like_labels(
-            Image(mask.data, mask.geometry, path, has_time=mask.data.ndim > mask.geometry.ndim)
-        )
-    ):
+    if mask is not None and image.has_channels and not _looks_like_labels(_shown(mask)):
         mask = None
-    if mask is not None:
-        kind = "mask"
-    elif chosen.name == "dicom":
-        kind = "dicom series"
-    else:
-        kind = "volume" if image.geometry.ndim == 3 else "picture"
+    shown = "volume" if image.geometry.ndim == 3 else "picture"
+    kind = "mask" if mask is not None else shown
     notes = list(dict.fromkeys(job.notes))
     return {**common, "kind": kind, **_grid(image, mask), "notes": notes}
+
+
+def _shown(mask: Mask) -> Image:
+    """Return the ids of a mask as an image."""
+    has_time = mask.data.ndim > mask.geometry.ndim
+    return Image(mask.data, mask.geometry, mask.source, has_time=has_time)
 
 
 def _grid(image: Image, mask: Mask | None) -> dict[str, Any]:  # Any: plain JSON values
@@ -177,10 +178,9 @@ def _masks(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values
     from maskloop.loop.load import load_masks
 
     masks = load_masks(path, job=job)
-    first = masks[0]
-    shown = Image(first.data, first.geometry, path, has_time=first.data.ndim > first.geometry.ndim)
+    grid = _grid(_shown(masks[0]), masks[0])
     rows = [row for mask in masks for row in _rows(mask)]
-    return {"kind": "mask", **_grid(shown, first), "masks": len(masks), "labels": rows}
+    return {"kind": "mask", **grid, "masks": len(masks), "labels": rows}
 
 
 def _coco(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values
@@ -197,20 +197,7 @@ def _coco(path: Path, job: Job) -> dict[str, Any]:  # Any: plain JSON values
     if len(images) != 1:
         return {**found, "shape": None, "spacing_mm": None, "labels": None}
     mask = load_mask(path, job=job)
-    grid = mask.geometry
-    return {
-        **found,
-        "shape": list(grid.shape),
-        "spacing_mm": None,
-        "orientation": "",
-        "affine": grid.affine.tolist(),
-        "unit": grid.unit,
-        "dtype": str(mask.data.dtype),
-        "range": _range(mask.data),
-        "frames": 1,
-        "channels": 1,
-        "labels": _rows(mask),
-    }
+    return {**found, **_grid(_shown(mask), mask)}
 
 
 def _json(path: Path) -> dict[str, Any]:  # Any: plain JSON values

@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.job import Job
 
-_LOG = logging.getLogger(__name__)
 _KEPT = ("name", "colour", "author", "locked", "visible", "status")
 _Entry = dict[str, Any]  # Any: plain JSON values
 

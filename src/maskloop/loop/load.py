@@ -43,7 +43,11 @@ def load(path: Path | str, *, choices: Choices | None = None, job: Job | None = 
     GeometryError
         If slices are missing, repeated or unevenly spaced and no choice says what to do.
     InputError
-        If a choice has no meaning for the format.
+        If the file holds labels only, or a choice has no meaning for the format.
+    UnknownNameError
+        If no series has the chosen number or UID.
+    MissingExtraError
+        If pixels need a decoder that is not installed.
     """
     path, choices = Path(path), choices or Choices()
     found = format_of(path)
@@ -82,8 +86,8 @@ def load_mask(
         The image the mask belongs to: the mask must lie on its grid. In a COCO file of many
         images it chooses the entry by file name; an RTSTRUCT cannot be read without it.
     entry : str or int, optional
-        File name or id of the image in a COCO file of many; number or name of the segment where
-        segments overlap.
+        File name or id of the image in a COCO file of many; number, name or label id of the one
+        segment or region to read.
     kind : {"classes", "objects"}, optional
         What ids without a table are; objects where not said.
     job : Job, optional
@@ -94,7 +98,8 @@ def load_mask(
     MissingFileError, FormatError
         As for `load`.
     InputError
-        If values are not whole numbers of at least 0.
+        If the file holds images only, values are not whole numbers of at least 0, or regions
+        overlap and `entry` chooses none.
     GeometryError
         If the mask does not lie on the image's grid; says by how many mm and at which corner.
     """
