@@ -19,7 +19,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 
 SHAPE = (4, 5, 6)
 ORIENTATIONS = [
@@ -170,7 +170,7 @@ def test_labels_made_by_napari_on_our_ct_take_its_true_grid(orientation: str) ->
     labels = viewer.layers[-1]
     labels.data_setitem((np.array([0]), np.array([3]), np.array([1])), 1)
 
-    behind = layers.image_behind(labels, viewer.layers)
+    behind = parents.image_behind(labels, viewer.layers)
     mask, note = layers.mask_of(labels, behind)
 
     assert behind is shown
@@ -195,7 +195,7 @@ def test_labels_to_be_written_find_the_one_image_they_were_made_on(tilt: float) 
     labels = viewer.layers[-1]
     # What another plugin derives from our image has its place, but not its metadata.
     derived = viewer.add_image(shown.data * 2, **layers.layout_of(shown))
-    assert layers.parent_of(labels, [derived, *viewer.layers]) is shown
+    assert parents.parent_of(labels, [derived, *viewer.layers]) is shown
 
 
 def test_a_volume_of_labels_without_an_image_is_not_written() -> None:
@@ -203,7 +203,7 @@ def test_a_volume_of_labels_without_an_image_is_not_written() -> None:
     other = layer_of(layers.image_layers(volume(grid("SAR")))[0])
     for around in ([], [other]):
         with pytest.raises(GeometryError, match=r"'theirs'.*no image of their shape and scale"):
-            layers.parent_of(labels, around)
+            parents.parent_of(labels, around)
 
 
 def test_labels_on_an_image_of_another_plugin_are_not_written() -> None:
@@ -213,10 +213,10 @@ def test_labels_on_an_image_of_another_plugin_are_not_written() -> None:
     viewer.layers.selection = {foreign}
     viewer._new_labels()
     with pytest.raises(GeometryError, match=r"'mri', which another plugin opened.*open the image"):
-        layers.parent_of(viewer.layers[-1], list(viewer.layers))
+        parents.parent_of(viewer.layers[-1], list(viewer.layers))
     made = layer_of(layers.blank_like(foreign, LabelTable(), "ours"))
     with pytest.raises(GeometryError, match="another plugin opened"):
-        layers.parent_of(made, [foreign])
+        parents.parent_of(made, [foreign])
 
 
 def test_labels_between_two_places_are_not_written() -> None:
@@ -228,10 +228,10 @@ def test_labels_between_two_places_are_not_written() -> None:
     assert layers.same_grid(*around)
     labels = Labels(np.zeros(SHAPE, int), **layers.layout_of(around[0]))
     with pytest.raises(GeometryError, match=r"'first' and 'second'.*different places"):
-        layers.parent_of(labels, around)
-    assert layers.image_behind(labels, around) is None
+        parents.parent_of(labels, around)
+    assert parents.image_behind(labels, around) is None
     known = layer_of(layers.blank_like(around[1], LabelTable(), "ours"))
-    assert layers.parent_of(known, around) is around[1]
+    assert parents.parent_of(known, around) is around[1]
 
 
 def centred(tilt: float) -> Geometry:
@@ -245,11 +245,11 @@ def centred(tilt: float) -> Geometry:
 def test_pictures_and_films_need_no_place() -> None:
     viewer = ViewerModel()
     flat = viewer.add_image(np.zeros((5, 6)))
-    assert layers.parent_of(Labels(np.zeros((5, 6), int)), []) is None
-    assert layers.parent_of(Labels(np.zeros((5, 6), int)), [flat]) is flat
+    assert parents.parent_of(Labels(np.zeros((5, 6), int)), []) is None
+    assert parents.parent_of(Labels(np.zeros((5, 6), int)), [flat]) is flat
     film = viewer.add_image(np.zeros((3, 5, 6)), axis_labels=("t", "y", "x"))
     labels = Labels(np.zeros((3, 5, 6), int), axis_labels=("t", "y", "x"))
-    assert layers.parent_of(labels, [film]) is film
+    assert parents.parent_of(labels, [film]) is film
 
 
 def test_labels_turned_by_hand_are_not_those_of_the_image() -> None:

@@ -21,6 +21,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.gui import layers
 from maskloop.gui import panel as panel_module
+from maskloop.gui.placement import Placement
 from maskloop.gui.sections import predict as predict_module
 from maskloop.gui.tips import TIPS
 
@@ -367,7 +368,7 @@ def test_new_labels_keep_their_place_when_their_image_is_removed(
     settle(panel)
     found = nibabel.load(out)
     (x, y, z) = np.argwhere(np.asarray(found.dataobj))[0]
-    place = layers.Placement.of(ct())
+    place = Placement.of(ct())
     (index,) = np.argwhere(place.restored(labels.data))
     there = found.affine @ (x, y, z, 1)
     assert np.allclose(there[:3], ct().geometry.to_world(index), atol=1e-4)

@@ -11,7 +11,7 @@ from maskloop.core.errors import InputError, MaskloopError
 from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 
 if TYPE_CHECKING:
     from maskloop import Choices
@@ -197,7 +197,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # An
     place = (*layers.PLACING, "name", "features", "metadata")
     layer = Labels(data, **{key: meta[key] for key in place if key in meta})
     try:
-        parent = layers.parent_of(layer, _open_layers())
+        parent = parents.parent_of(layer, _open_layers())
         mask, note = layers.mask_of(layer, parent)
         has_file = parent is not None and layers.placement_of(parent).source is not None
         image = layers.image_of(parent) if has_file else None

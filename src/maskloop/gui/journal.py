@@ -26,7 +26,7 @@ from maskloop.core.edits import Edit
 from maskloop.core.errors import MaskloopError
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask, as_ids
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 
 _log = logging.getLogger(__name__)
 _NAPARI_REMEMBERS = 100  # undo steps a layer
@@ -253,7 +253,7 @@ class Journals:
 
 def source_of(layer: layers.Layer, others: Sequence[layers.Layer]) -> Path | None:
     """Return the image file that a Labels layer was made on, if its folder can be written."""
-    image = layers.image_behind(layer, others)
+    image = parents.image_behind(layer, others)
     source = layers.placement_of(image).source if image is not None else None
     if source is None or not source.exists() or not os.access(source.parent, os.W_OK):
         return None

@@ -1,15 +1,9 @@
-"""Image and Mask to napari layers and back, on the true grid; no Qt.
-
-A volume is shown along its nearest anatomical axes, rows towards posterior and columns towards the
-patient's left, with nothing but a positive scale: napari's brush knows only the scale, and its 2D
-view drops rotations. The true grid travels in ``layer.metadata["maskloop"]`` as a `Placement`.
-"""
+"""Image and Mask to napari layers and back, on the true grid; no Qt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +14,9 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask, as_ids, present_ids
+from maskloop.gui.placement import KEY, Placement
 from maskloop.gui.windows import SOFT_TISSUE, looks_like_ct
 
-KEY = "maskloop"
-# Superior, posterior, left: right-handed, so that napari's 3D view is no mirror image.
-SHOWN = "SPL"
 OTHER_LABELS = "#b0b0b0"
 PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
@@ -32,98 +24,6 @@ Pixels = npt.NDArray[Any]  # Any: pixel types are chosen at run time
 Layer = Any  # Any: napari layers are untyped
 LayerData = tuple[Any, dict[str, Any], str]  # Any: napari's own definition
 Frame = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
-    """How a layer's array lies on the true grid, and what came with it.
-
-    Parameters
-    ----------
-    geometry : Geometry
-        The true grid of the last axes; what gets exported.
-    axes, flips : tuple
-        As for `Geometry.transposed`: the layer's axes, told in the true grid's.
-    lead : int
-        Axes of the layer that stand before the spatial ones (time, channels of other plugins).
-    source, header
-        As for `Image`.
-    labels : LabelTable
-        Meaning of the ids, for a Labels layer.
-    is_guessed : bool
-        Whether the grid was taken from the layer's scale, for want of better.
-    title : str
-        As for `Image`.
-    """
-
-    geometry: Geometry
-    axes: tuple[int, ...]
-    flips: tuple[bool, ...]
-    lead: int = 0
-    source: Path | None = None
-    header: Any = field(default=None, repr=False)  # Any: opaque to all but its own format
-    labels: LabelTable = field(default_factory=LabelTable)
-    is_guessed: bool = False
-    title: str = ""
-
-    @classmethod
-    def of(cls, item: Image | Mask) -> Placement:
-        """Return the placement for showing an image or mask."""
-        geometry = item.geometry
-        axes, flips = tuple(range(geometry.ndim)), (False,) * geometry.ndim
-        if geometry.ndim == 3 and geometry.unit == "mm":
-            axes, flips = geometry.towards(SHOWN)
-        if isinstance(item, Image):
-            lead, table = int(item.has_time), LabelTable()
-        else:
-            lead, table = item.data.ndim - geometry.ndim, item.labels
-        return cls(geometry, axes, flips, lead, item.source, item.header, table, title=item.title)
-
-    def shown(self, array: Pixels, *, lead: int | None = None) -> Pixels:
-        """Return a view of an array on the true grid, turned as the layer shows it."""
-        first = self.lead if lead is None else lead
-        order = [first + axis for axis in self.axes]
-        rest = range(first + len(order), array.ndim)
-        return self._flipped(array.transpose(*range(first), *order, *rest), first)
-
-    def restored(self, array: Pixels, *, lead: int | None = None) -> Pixels:
-        """Return a view of a layer's array, turned back onto the true grid."""
-        first = self.lead if lead is None else lead
-        order = [first + int(axis) for axis in np.argsort(self.axes)]
-        rest = range(first + len(order), array.ndim)
-        return self._flipped(array, first).transpose(*range(first), *order, *rest)
-
-    def _flipped(self, array: Pixels, lead: int) -> Pixels:
-        turns = [slice(None, None, -1 if flip else None) for flip in self.flips]
-        return array[(*[slice(None)] * lead, *turns)]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape as the layer shows it."""
-        return tuple(self.geometry.shape[axis] for axis in self.axes)
-
-    def layout(self) -> dict[str, Any]:  # Any: keyword arguments of napari layers
-        """Return ``scale``, ``translate``, ``units`` and ``axis_labels`` of the layer."""
-        grid = self.geometry.transposed(self.axes, self.flips)
-        lead = ["t", "c"][: self.lead]
-        if grid.unit == "px":
-            labels = ("z", "y", "x")[-grid.ndim :]
-            return {"scale": (1.0,) * (self.lead + grid.ndim), "axis_labels": (*lead, *labels)}
-        steps = grid.spacing
-        translate: Sequence[float] = (0.0,) * grid.ndim
-        labels = ("z", "y", "x")[-grid.ndim :]
-        if grid.ndim == 3:
-            # Volumes of one patient overlie each other: their centres stand where they are.
-            middle = grid.to_world([(n - 1) / 2 for n in grid.shape])
-            wanted = np.array([middle[2], -middle[1], -middle[0]])
-            translate = wanted - np.array(steps) * (np.array(grid.shape) - 1) / 2
-            labels = tuple(SHOWN)
-        return {
-            "scale": (*(1.0,) * self.lead, *steps),
-            "translate": (*(0.0,) * self.lead, *(float(t) for t in translate)),
-            "units": (*("pixel",) * self.lead, *("mm",) * grid.ndim),
-            "axis_labels": (*lead, *labels),
-        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -374,86 +274,6 @@ def words_of(layer: Layer) -> str:
     steps = [place.geometry.spacing[axis] for axis in place.axes]
     known = ", size taken from the layer's scale" if place.is_guessed else ""
     return f"{size} at {' x '.join(f'{step:.3g}' for step in steps)} mm{known}"
-
-
-def image_behind(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
-    """Return the image layer that a Labels layer was made on; one that knows its grid first.
-
-    None where images of several places fit: nothing tells which of them is meant.
-    """
-    fitting = _fitting(layer, layers)
-    if _knows_its_grid(layer):
-        own = placement_of(layer).geometry
-        return next((o for o in fitting if own.matches(placement_of(o).geometry)), None)
-    return None if _are_apart(fitting) else next(iter(fitting), None)
-
-
-def parent_of(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
-    """Return the image layer whose grid a Labels layer is to be written on.
-
-    None for a layer that knows its own grid and has no image here, and for pictures.
-
-    Raises
-    ------
-    GeometryError
-        If a volume's true place is unknown: no image fits, several at different places do, or
-        the one that does was opened by another plugin, which keeps no patient grid.
-    """
-    place = placement_of(layer)
-    found = image_behind(layer, layers)
-    if not place.is_guessed or place.geometry.ndim != 3:
-        return found
-    fitting = _fitting(layer, layers)
-    if found is not None and not placement_of(found).is_guessed:
-        return found
-    if found is not None and placement_of(found).geometry.ndim != 3:
-        return found
-    wanted = f"expected labels {layer.name!r} on an image whose place in the patient is known"
-    if _are_apart(fitting):
-        names = " and ".join(repr(other.name) for other in fitting if _knows_its_grid(other))
-        msg = (
-            f"{wanted}, got {names}, of one shape but at different places; remove all but the "
-            f"labels' own image, or make the labels with New under Correct"
-        )
-    elif found is not None:
-        msg = (
-            f"{wanted}, got {found.name!r}, which another plugin opened and whose grid is lost; "
-            f"open the image with maskloop and make the labels on it"
-        )
-    else:
-        msg = (
-            f"{wanted}, got no image of their shape and scale; open the image with maskloop and "
-            f"make the labels on it"
-        )
-    raise GeometryError(msg)
-
-
-def adopt(layer: Layer, layers: Sequence[Layer]) -> None:
-    """Tell a volume of labels its true place, if it lies on the one image that knows it.
-
-    Done as soon as it is seen: the image may be removed before the labels are saved.
-    """
-    place = placement_of(layer)
-    if not place.is_guessed or place.geometry.ndim != 3:
-        return
-    found = image_behind(layer, layers)
-    if found is not None and _knows_its_grid(found):
-        layer.metadata[KEY] = replace(placement_of(found), labels=table_of(layer))
-
-
-def _fitting(layer: Layer, layers: Sequence[Layer]) -> list[Layer]:
-    images = [other for other in layers if type(bare(other)).__name__ == "Image"]
-    fitting = [other for other in images if same_grid(layer, other)]
-    return sorted(fitting, key=lambda other: placement_of(other).is_guessed)
-
-
-def _knows_its_grid(layer: Layer) -> bool:
-    return not placement_of(layer).is_guessed
-
-
-def _are_apart(layers: Sequence[Layer]) -> bool:
-    known = [placement_of(layer).geometry for layer in layers if _knows_its_grid(layer)]
-    return any(not known[0].matches(other) for other in known[1:])
 
 
 def labels_placement(layer: Layer, image_layer: Layer | None = None) -> tuple[Placement, str]:

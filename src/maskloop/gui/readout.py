@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.gui import bearing, layers
+from maskloop.gui.placement import KEY, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,8 @@ def value_at(layer: layers.Layer, at: tuple[int, ...]) -> Any:  # Any: a number,
 
 def name_of(layer: layers.Layer, number: int) -> str:
     """Return the name of a label, or ``"label"`` where it has none."""
-    own = layer.metadata.get(layers.KEY)
-    if isinstance(own, layers.Placement) and own.labels:
+    own = layer.metadata.get(KEY)
+    if isinstance(own, Placement) and own.labels:
         row = own.labels.get(number)
         return row.name if row is not None else "label"
     features = layer.features

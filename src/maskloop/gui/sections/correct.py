@@ -13,7 +13,7 @@ from maskloop.core.errors import MaskloopError
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 from maskloop.gui.choices import slim
 from maskloop.gui.forms import Form
 from maskloop.gui.host import Host, setting
@@ -73,7 +73,7 @@ class CorrectSection(Section):
             return
         tool, values = self.tool.currentText(), self.options.values()
         label = int(layer.selected_label)
-        behind = layers.image_behind(layer, list(self._host.viewer.layers))
+        behind = parents.image_behind(layer, list(self._host.viewer.layers))
         try:
             seen = layers.capture_labels(layer, behind)
         except MaskloopError as error:
@@ -222,7 +222,7 @@ class CorrectSection(Section):
         layer = self._host.labels.layer
         others = [layers.bare(x) for x in self._host.viewer.layers]
         if layer is not None:
-            layers.adopt(layer, others)
+            parents.adopt(layer, others)
         self.table.show_layer(layer)
         if layer is not None and setting("journal", True):
             author = str(setting("author", ""))

@@ -20,7 +20,7 @@ from maskloop.core.errors import MaskloopError
 from maskloop.core.image import stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import Kind
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 from maskloop.gui.choices import slim
 from maskloop.gui.host import Host
 from maskloop.gui.section import Section, beside, tipped, words
@@ -85,7 +85,7 @@ class ExportSection(Section):
         out = Path(self.path.text()).expanduser()
         frame = self._frame(layer)
         try:
-            behind = layers.parent_of(layer, list(self._host.viewer.layers))
+            behind = parents.parent_of(layer, list(self._host.viewer.layers))
             seen = layers.capture_labels(layer, behind, frame=frame)
         except MaskloopError as error:
             self._host.say(str(error), "error")
@@ -139,7 +139,7 @@ class ExportSection(Section):
     def _propose(self) -> None:
         layer = self._host.labels.layer
         if layer is not None and self._suffixes and self.path.text() in ("", self._proposed):
-            behind = layers.image_behind(layer, list(self._host.viewer.layers))
+            behind = parents.image_behind(layer, list(self._host.viewer.layers))
             place = layers.placement_of(behind if behind is not None else layer)
             source = place.source
             folder = source.parent if source is not None and source.exists() else Path.home()

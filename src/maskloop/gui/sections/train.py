@@ -21,7 +21,7 @@ from maskloop.core.errors import MaskloopError
 from maskloop.core.image import Image
 from maskloop.core.job import Job, Progress
 from maskloop.core.mask import Mask
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 from maskloop.gui.choices import slim
 from maskloop.gui.curve import Curve
 from maskloop.gui.host import Host
@@ -91,7 +91,7 @@ class TrainSection(Section):
         if image is None or labels is None:
             return
         try:
-            behind = layers.image_behind(labels, [image])
+            behind = parents.image_behind(labels, [image])
             seen = layers.capture_labels(labels, image if behind is None else behind)
         except MaskloopError as error:
             self._host.say(str(error), "error")
