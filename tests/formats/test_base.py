@@ -18,6 +18,7 @@ from maskloop.core.job import Job, Progress
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats import base, coco, nifti, picture
+from maskloop.formats.swap import Swap
 from maskloop.loop.export import export
 from maskloop.loop.load import load_mask
 
@@ -276,3 +277,15 @@ def test_voxel_counts_equal_numpy(dtype):
     )
     values, counts = np.unique(ids[ids > 0], return_counts=True)
     assert base.voxel_counts(ids) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def test_the_systems_words_are_told_not_those_of_a_library_between(tmp_path):
+    def fill() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError as error:  # as pydicom passes it on
+            raise OSError("With tag ... Traceback ...") from error
+
+    told = "answered 'full'; free some space"
+    with pytest.raises(StorageError, match=told), Swap(tmp_path / "x.nii", ".nii"):
+        fill()

@@ -89,6 +89,8 @@ def test_what_is_left_out_is_told_with_the_reason(tmp_path):
     assert why["nothing"].startswith("unreadable")
     assert "link" in why["loop"]
     assert why["index"] == "DICOMDIR"
+    with pytest.raises(FormatError, match="got the index 'index'; choose the folder it lies in"):
+        read(tmp_path / "index")
     assert found["series"][0]["slices"] == 3
     job = Job()
     assert read(tmp_path, job).data.shape[0] == 3

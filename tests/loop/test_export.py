@@ -19,8 +19,11 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
+from maskloop.desk.convert import convert
+from maskloop.formats.base import Choices
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask
+from tests.formats.dicom_slices import series
 
 GRID = Geometry.regular((4, 5, 6), (3, 0.7, 0.8), (1, 2, 3))
 PHOTO = Geometry.pixels((5, 6))
@@ -128,3 +131,32 @@ def test_exporting_onto_the_masks_own_file_is_safe(tmp_path):
     export(ones(), tmp_path / "m.nii.gz")
     export(tmp_path / "m.nii.gz", tmp_path / "m.nii.gz", kind="classes")
     assert load_mask(tmp_path / "m.nii.gz").labels.kind == "classes"
+
+
+def test_the_image_of_a_mask_is_never_written_over(tmp_path):
+    ct, link = tmp_path / "ct.nii.gz", tmp_path / "link.nii.gz"
+    convert(Image(np.ones(GRID.shape, np.int16), GRID), ct)
+    link.symlink_to(ct)
+    before = ct.read_bytes()
+    for out in (ct, link, tmp_path / "." / "ct.nii.gz"):
+        with pytest.raises(InputError, match="other than its image"):
+            export(ones(), out, image=ct)
+    assert ct.read_bytes() == before
+    export(ones(), tmp_path / "mask.nii.gz", image=ct)
+
+
+def test_a_slice_is_never_written_over(tmp_path):
+    series(tmp_path, [0, 3, 6])
+    ct = load(tmp_path)
+    mask, first = ones(ct.geometry), min(tmp_path.iterdir()).rename(tmp_path / "a.dcm")
+    before = first.read_bytes()
+    with pytest.raises(InputError, match="other than its image"):
+        export(mask, first, image=ct)
+    assert first.read_bytes() == before
+    for _ in range(2):  # an older segmentation is no image
+        export(mask, tmp_path / "mask.dcm", image=ct)
+
+
+def test_choices_without_a_folder_to_heed_them_are_told(tmp_path):
+    with pytest.raises(InputError, match="--fill-gap, --series applies, got none; add --image"):
+        export(ones(), tmp_path / "m.nii.gz", choices=Choices(series="2", fill_gap=True))

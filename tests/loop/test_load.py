@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,17 @@ def test_an_unknown_file_lists_the_known_suffixes(tmp_path):
     (tmp_path / "a.xyz").write_text("hello")
     with pytest.raises(FormatError, match=r"\.nii\.gz, \.nii, .*got 'a\.xyz'; convert"):
         load(tmp_path / "a.xyz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", ["pipe", "pipe.nii.gz", "pipe.dcm"])
+def test_a_pipe_is_refused_and_not_waited_on(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    code = "import sys; from maskloop import load; load(sys.argv[1])"
+    call = [sys.executable, "-c", code, tmp_path / name]
+    found = subprocess.run(call, capture_output=True, text=True, timeout=30, check=False)
+    assert "got 'pipe" in found.stderr
+    assert "which is neither" in found.stderr
 
 
 def test_suffixes_are_read_in_any_case(tmp_path):

@@ -18,7 +18,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.formats.base import Choices, Format, reading
 from maskloop.formats.dicom_codecs import why_not
-from maskloop.formats.dicom_files import Found, found_in
+from maskloop.formats.dicom_files import DIRECTORY, Found, found_in
 from maskloop.formats.dicom_grid import filled, resampled
 from maskloop.formats.dicom_head import DicomHeader
 from maskloop.formats.dicom_pixels import read_planes
@@ -114,6 +114,9 @@ def _rows(path: Path, job: Job) -> tuple[list[Row], Found]:
         own = scan(path)
     if own is None:
         msg = f"expected a DICOM image, got {path.name}, which is none; choose another file"
+        raise FormatError(msg)
+    if own.texts.get("class") == DIRECTORY:
+        msg = f"expected a DICOM image, got the index {path.name!r}; choose the folder it lies in"
         raise FormatError(msg)
     with reading(path):
         found = found_in(path.parent, job, is_deep=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
     from maskloop.formats.dicom_head import Slice
 
-_DIRECTORY = "1.2.840.10008.1.3.10"
+DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ def _add(path: Path, found: Found) -> None:
         return
     if one is None:
         found.left_out.append((path.name, "not DICOM"))
-    elif one.texts.get("class") == _DIRECTORY:
+    elif one.texts.get("class") == DIRECTORY:
         found.left_out.append((path.name, "DICOMDIR"))
     elif kind_of(one):
         found.slices.append(one)

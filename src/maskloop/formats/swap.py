@@ -86,7 +86,7 @@ class Swap:
         if isinstance(error, OSError) and not isinstance(error, (StorageError, MissingFileError)):
             msg = (
                 f"expected to write {str(self._path)!r}, but the system answered {words(error)!r}; "
-                f"{_advice(error)}; what was there before is unchanged"
+                f"{_advice(_first(error))}; what was there before is unchanged"
             )
             raise StorageError(msg) from error
 
@@ -150,8 +150,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def words(error: OSError) -> str:
-    """Return what the system said, in its words."""
-    return error.strerror or str(error) or type(error).__name__
+    """Return what the system said, in its words, not in those of a library that passes it on."""
+    said = _first(error)
+    return said.strerror or str(said) or type(said).__name__
+
+
+def _first(error: OSError) -> OSError:
+    """Return the error of the system behind one that a library raised from it."""
+    while error.errno is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return error
 
 
 def _advice(error: OSError) -> str:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskloop.core.errors import StorageError
+from maskloop import formats
+from maskloop.core.errors import InputError, StorageError
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
 from maskloop.formats.base import as_kind, default_table
@@ -88,7 +89,17 @@ def export(
         )
         raise StorageError(msg)
     chosen, suffix = format_to_write(out, to)
+    if choices is not None and choices.made and not isinstance(image, (str, Path)):
+        flags = ", ".join(sorted("--" + name.replace("_", "-") for name in choices.made))
+        msg = f"expected an image to which {flags} applies, got none; add --image FOLDER"
+        raise InputError(msg)
     on = load(image, choices=choices, job=job) if isinstance(image, (str, Path)) else image
+    if on is not None and _is_of(out, on):
+        msg = (
+            f"expected a place for the mask other than its image, got {str(out)!r} for both; "
+            "choose another name"
+        )
+        raise InputError(msg)
     if not isinstance(mask, Mask):
         mask = load_mask(mask, image=on, entry=entry, kind=kind, job=job)
     if on is not None:
@@ -100,6 +111,16 @@ def export(
         mask = replace(mask, geometry=on.geometry, source=on.source, header=header, title=on.title)
     ready = _with_table(mask, kind)
     return write_verified(chosen, ready, out, suffix=suffix, job=job, keep_phi=keep_phi)
+
+
+def _is_of(out: Path, image: Image) -> bool:
+    """Return whether `out` is the image's own file, or a slice of some DICOM series."""
+    if not out.is_file():
+        return False
+    if image.source is not None and image.source.is_file() and out.samefile(image.source):
+        return True
+    name, _ = formats.by_suffix(out) or ("", "")
+    return name in ("dicom", "dicomseg") and formats.get("dicom").sniff(out)
 
 
 def _with_table(mask: Mask, kind: Kind | None) -> Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -168,9 +169,12 @@ def format_of(path: Path) -> Format:
         If no format knows it.
     """
     with reading(path):
-        path.stat()
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             return formats.get("dicom")
+        if not stat.S_ISREG(mode):  # a pipe would be waited on for ever
+            msg = f"expected a file or a folder, got {path.name!r}, which is neither; save it first"
+            raise FormatError(msg)
         by_name = formats.by_suffix(path)
         if by_name is not None:
             kin = (formats.get(name) for name in formats.KIN.get(by_name[0], ()))
