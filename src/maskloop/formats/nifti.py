@@ -49,6 +49,7 @@ from maskloop.formats.nifti_header import (
     version_of,
 )
 from maskloop.formats.nifti_write import plan, plan_image, write_image, write_mask
+from maskloop.formats.stored import as_native
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -227,9 +228,8 @@ def _axes(stored: _Stored) -> tuple[npt.NDArray[Any], bool, bool]:
         flat = np.frombuffer(stored.content, np.uint8, count * RGB[code], stored.offset)
         data = flat.reshape(*shape[::-1], RGB[code])
     else:
-        data = np.frombuffer(stored.content, dtype, count, stored.offset).reshape(shape[::-1])
-        if not data.dtype.isnative:
-            data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
+        flat = as_native(np.frombuffer(stored.content, dtype, count, stored.offset))
+        data = flat.reshape(shape[::-1])
     extra = 1 if code in RGB else 0
     while data.ndim - extra < 3:
         data = data[np.newaxis]

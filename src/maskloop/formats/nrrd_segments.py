@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,31 +17,32 @@ import numpy.typing as npt
 
 from maskloop.core.errors import FormatError, InputError, UnknownNameError
 from maskloop.core.labels import Label, LabelTable
+from maskloop.formats.nrrd_header import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from maskloop.core.mask import Mask
 
+_FIELDS = ("ID", "Name", "Color", "LabelValue", "Layer", "Tags")
 _OURS = "maskloop"  # the tag that keeps what Slicer has no field for
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment: its label, and the layer (volume of the list) that holds it."""
+    """One segment: Slicer's own id, the layer (volume of the list) that holds it, its label."""
 
     id: str
     layer: int
-    label: Label = field()
+    label: Label
 
 
 def read(keys: Mapping[str, str], name: str) -> list[Segment]:
     """Return the segments that a header describes; none where it is no segmentation."""
     found = {int(m[1]) for key in keys if (m := re.fullmatch(r"Segment(\d{1,6})_ID", key))}
     found |= {int(m[1]) for key in keys if (m := re.fullmatch(r"Segment(\d{1,6})_Name", key))}
-    numbers = sorted(found)
     segments = []
-    for number in numbers:
+    for number in sorted(found):
         get = {key: keys.get(f"Segment{number}_{key}") for key in _FIELDS}
         # Before layers, each segment was a volume of its own with the value 1.
         value = _whole(get["LabelValue"], 1, name, number)
@@ -52,9 +53,6 @@ def read(keys: Mapping[str, str], name: str) -> list[Segment]:
         label = _with_tag(Label(value, words, _colour(get["Color"])), get["Tags"] or "")
         segments.append(Segment(get["ID"] or str(number), layer, label))
     return segments
-
-
-_FIELDS = ("ID", "Name", "Color", "LabelValue", "Layer", "Tags")
 
 
 def _whole(text: str | None, default: int, name: str, number: int) -> int:
@@ -121,8 +119,6 @@ def choose(segments: list[Segment], entry: str | int) -> Segment:
 
 def lines(mask: Mask) -> list[str]:
     """Return the key/value pairs for a mask without overlaps, on one layer."""
-    from maskloop.formats.nrrd_header import escaped
-
     extents = _extents(mask.data)
     found = [
         "Segmentation_ContainedRepresentationNames:=Binary labelmap|",

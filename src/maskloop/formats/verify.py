@@ -6,7 +6,7 @@ import hashlib
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Receipt:
     format, verdict, reader : str
         Format name, ``"PASS"``, name of the second reader.
     sha256 : dict of str to str
-        File name -> hash, for the file and its sidecar.
+        File name -> hash, for the file, its companion and its sidecar.
     labels : list of LabelCount
         Counted in the file that was read back.
     worst_corner_mm : float, optional
@@ -71,6 +71,8 @@ class Receipt:
         ISO time, UTC.
     source : str, optional
         Name of the file the mask or its image came from; for DICOM, its modality and series.
+    shape : tuple of int
+        Of the stored array, in maskloop's order.
     what : str
         ``"mask"`` or ``"image"``.
     """
@@ -85,7 +87,7 @@ class Receipt:
     losses: tuple[str, ...] = ()
     written: str = ""
     source: str | None = None
-    shape: tuple[int, ...] = field(default=())
+    shape: tuple[int, ...] = ()
     what: str = "mask"
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON values
@@ -170,7 +172,6 @@ def write_verified(
         if format.has_sidecar and isinstance(planned, Planned):
             side = swap.file(sidecar_of(path))
             hashes[sidecar_of(path).name] = _write_table(planned.mask.labels, side, path)
-        is_mask = not isinstance(item, Image)
         receipt = Receipt(
             path=path,
             format=format.name,
@@ -183,7 +184,7 @@ def write_verified(
             written=datetime.now(UTC).isoformat(timespec="seconds"),
             source=item.title or (item.source.name if item.source is not None else None),
             shape=tuple(_stored(planned).shape),
-            what="mask" if is_mask else "image",
+            what="image" if isinstance(item, Image) else "mask",
         )
         swap.file(receipt_of(path)).write_bytes(_receipt_bytes(receipt))
         job.report("replace", 2, 3)
