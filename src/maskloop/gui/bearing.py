@@ -12,6 +12,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.gui import layers
 
 Convention = Literal["radiological", "neurological"]
+MARK = "#ffd54a"  # of letters and crosshair, on every plane
 CONVENTIONS: tuple[Convention, ...] = ("radiological", "neurological")
 
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))

@@ -24,13 +24,13 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QWidget
 
 from maskloop.gui import layers
-from maskloop.gui.bearing import Convention, Edges, Facing, edges, facing_of, guide_of
+from maskloop.gui.bearing import MARK, Convention, Edges, Facing, edges, facing_of, guide_of
 from maskloop.gui.choices import is_alive
 from maskloop.gui.planes import Picture, Plane, picture_of, planes_of
 from maskloop.gui.tips import TIPS
 
-LINE = QColor(255, 213, 74, 150)
-LETTER = QColor("#ffd54a")
+LETTER, LINE = QColor(MARK), QColor(MARK)
+LINE.setAlpha(150)
 _MARGIN = 32  # pixels for the letters
 _CLEAR = 44  # the same on the canvas
 _LOOKS = (
@@ -394,6 +394,6 @@ def _lines_over(window: QWidget) -> list[QFrame]:
         line = QFrame(canvas)
         line.setObjectName(name)
         line.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-        line.setStyleSheet("background: rgba(255, 213, 74, 150); border: none;")
+        line.setStyleSheet(f"background: rgba{LINE.getRgb()}; border: none;")
         lines.append(line)
     return lines

@@ -7,7 +7,7 @@ from typing import Any
 from napari.components.overlays import TextOverlay
 
 from maskloop.gui import layers
-from maskloop.gui.bearing import Convention, Facing, edges, facing_of, guide_of
+from maskloop.gui.bearing import MARK, Convention, Facing, edges, facing_of, guide_of
 
 _PLACES = {
     "top": "top_center",
@@ -15,7 +15,6 @@ _PLACES = {
     "left": "middle_left",
     "right": "middle_right",
 }
-_COLOUR = "#ffd54a"
 _POINTS = 14
 
 
@@ -42,7 +41,7 @@ class Upright:
         self._was_turned = False
         self._marks = {}
         for edge, place in _PLACES.items():
-            mark = TextOverlay(position=place, color=_COLOUR, font_size=_POINTS, box=False)
+            mark = TextOverlay(position=place, color=MARK, font_size=_POINTS, box=False)
             viewer.canvas.overlays.pop(_name(edge), None)
             viewer.canvas.overlays[_name(edge)] = mark
             self._marks[edge] = mark
