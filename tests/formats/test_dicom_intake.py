@@ -216,6 +216,7 @@ def test_identical_copies_are_used_once_and_told(tmp_path):
     write(tmp_path / "sent", (0, 0, 3), pixels=level(3), SOPInstanceUID="1.2.99")
     (row,) = look(tmp_path)["series"]
     assert (row["slices"], row["duplicates"], row["loads"]) == (4, 3, True)
+    assert row["files"] == sum(one.is_file() for one in tmp_path.rglob("*"))
     job = Job()
     assert read(tmp_path, job).data[:, 0, 0].tolist() == [n - 1024 for n in range(4)]
     assert any("3 files hold a slice a second time" in note for note in job.notes)

@@ -243,6 +243,8 @@ class Format:
         Names the second file of a format that needs two.
     choices : frozenset of str
         The fields of `Choices` that `read_image` heeds.
+    has_entries : bool
+        Whether one file can hold several masks, so that `read_mask` heeds `entry`.
     reader : str
         Name of the second reader, for the receipt.
     has_sidecar : bool
@@ -266,6 +268,7 @@ class Format:
     inspect: Inspect | None = None
     companion: Companion | None = None
     choices: frozenset[str] = frozenset()
+    has_entries: bool = False
     reader: str = ""
     has_sidecar: bool = False
     proof: str = "synthetic data only"

@@ -492,5 +492,6 @@ FORMAT = Format(
     plan=plan,
     reread=reread,
     reader="maskloop's plain COCO decoder (json and a run-length loop)",
+    has_entries=True,
     proof="real data",
 )

@@ -62,7 +62,7 @@ def row_report(row: Row, number: int) -> _Json:
     return {
         **common,
         "what": _what(row, stack),
-        "files": len({one.path for one in row.planes}),
+        "files": len({one.path for one in row.planes} | set(row.copies)),
         "slices": len(row.planes),
         "shape": [len(row.planes), *first.shape],
         "spacing_mm": _spacing(stack),

@@ -18,6 +18,7 @@ from maskloop.formats.dicom_stack import Stack, levels_of, stack_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from maskloop.formats.dicom_head import Slice
 
@@ -73,14 +74,14 @@ class Row:
         ``"image"``, or what else the objects are (``"segmentation"``, ``"contours"`` ...).
     words : tuple of str
         What told this row apart from others of its series.
-    copies : list of str
-        Names of files that hold a plane a second time.
+    copies : list of Path
+        Files that hold a plane a second time.
     """
 
     planes: list[Slice]
     kind: str = "image"
     words: tuple[str, ...] = ()
-    copies: list[str] = field(default_factory=list)
+    copies: list[Path] = field(default_factory=list)
 
     @property
     def is_image(self) -> bool:
@@ -203,7 +204,7 @@ def _split_up(group: list[Slice]) -> list[Row]:
     ]
 
 
-def _unique(group: list[Slice], levels: list[int]) -> tuple[list[Slice], list[int], list[str]]:
+def _unique(group: list[Slice], levels: list[int]) -> tuple[list[Slice], list[int], list[Path]]:
     """Drop planes that are there twice: one UID and place, or the same pixels and acquisition."""
     at: dict[int, list[Slice]] = defaultdict(list)
     for one, level in zip(group, levels, strict=True):
@@ -224,7 +225,7 @@ def _unique(group: list[Slice], levels: list[int]) -> tuple[list[Slice], list[in
             if one.frame < 0 and times[_signs(one)] > 1:
                 tokens.append((_signs(one), _digest(one)))
             if any(token in seen for token in tokens):
-                copies.append(one.path.name)
+                copies.append(one.path)
                 continue
             seen.update(tokens)
             kept.append(one)

@@ -203,5 +203,6 @@ FORMAT = Format(
     reread=reread,
     reader="maskloop's plain SEG reader (pydicom)",
     has_sidecar=True,
+    has_entries=True,
     proof="real data",
 )

@@ -431,5 +431,6 @@ FORMAT = Format(
     plan_image=plan_image,
     reread=reread,
     reader="pynrrd",
+    has_entries=True,
     proof="real data",
 )

@@ -385,5 +385,6 @@ FORMAT = Format(
     read_mask=read_mask,
     read_masks=read_masks,
     inspect=inspect,
+    has_entries=True,
     proof="synthetic data only",
 )

@@ -108,6 +108,9 @@ def load_mask(
     found = format_of(path)
     if found.read_mask is None:
         raise _no_mask(path, found)
+    if entry is not None and not found.has_entries:
+        msg = f"expected a file of several masks to choose {str(entry)!r} from, got {path.name}"
+        raise InputError(f"{msg} ({found.title}), which holds one; leave --entry out")
     with reading(path):
         mask = found.read_mask(path, image=image, entry=entry, kind=kind, job=job or Job())
     if image is not None:
