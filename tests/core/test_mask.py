@@ -121,3 +121,9 @@ def test_colours_are_stable_and_distinct_for_a_hundred_objects() -> None:
     colours = [colour_of(i) for i in range(1, 101)]
     assert len(set(colours)) == 100
     assert colours == [colour_of(i) for i in range(1, 101)]
+
+
+@pytest.mark.parametrize("value", [np.int64(-1), np.float32(-1)])
+def test_ids_below_zero_are_told_as_plain_numbers(value):
+    with pytest.raises(InputError, match=r"at least 0, got -1(\.0)?; renumber"):
+        as_ids(np.array([value, 3]))

@@ -41,7 +41,7 @@ def test_an_unknown_file_lists_the_known_suffixes(tmp_path):
 @pytest.mark.parametrize("name", ["m.nii.gz", "m.mha", "m.tif"])
 def test_an_entry_of_a_file_of_one_mask_is_not_passed_over(tmp_path, name):
     export(Mask(np.ones(GRID.shape, np.uint8), GRID, LabelTable()), tmp_path / name)
-    with pytest.raises(InputError, match="choose 'liver' from, got m.* which holds one; leave"):
+    with pytest.raises(InputError, match=r"choose 'liver' from, got m.* which holds one; leave"):
         load_mask(tmp_path / name, entry="liver")
 
 

@@ -186,7 +186,7 @@ def as_ids(values: npt.ArrayLike, *, highest: int = 0) -> npt.NDArray[Any]:
         )
         raise InputError(msg)
     if found.dtype.kind in "if" and found.min() < 0:
-        msg = f"expected label ids of at least 0, got {found.min()!r}; renumber the labels"
+        msg = f"expected label ids of at least 0, got {found.min()}; renumber the labels"
         raise InputError(msg)
     top = max(int(found.max()), highest)
     if top >= 2**64:
