@@ -26,6 +26,7 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
+from maskloop.desk.check import info
 from maskloop.desk.convert import convert
 from maskloop.loop.export import export
 from maskloop.loop.load import load, load_mask, load_masks
@@ -329,6 +330,9 @@ def test_overlapping_segments_are_a_mask_a_layer(tmp_path):
     assert first.labels.names == {1: "Leber größer", 7: "cyst"}
     assert first.labels[1].colour == "#80ff00"
     assert second.labels.names == {1: "tumour"}
+    found = info(path)
+    assert (found["kind"], found["masks"]) == ("mask", 2)
+    assert [row["name"] for row in found["labels"]] == ["Leber größer", "cyst", "tumour"]
 
 
 def test_overlapping_segments_are_refused_as_one_mask_and_chosen_by_name_or_id(tmp_path):

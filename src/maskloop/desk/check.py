@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -44,8 +45,8 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
         ``notes``.
 
         A COCO file also has ``images``, ``annotations`` and ``categories``, and grid keys only if
-        it holds one image. ``masks`` counts those of a DICOM SEG file; outlines (RTSTRUCT) have
-        ``regions`` and no grid. A DICOM folder gives its intake report instead of reading pixels:
+        it holds one image. ``masks`` counts those of a file of segments, more than one where they
+        overlap; outlines (RTSTRUCT) have ``regions`` and no grid. A DICOM folder gives its intake report instead of reading pixels:
         ``series`` (a row each, with its problems and the choices that solve them) and
         ``left_out``; the grid keys are there where exactly one series loads.
 
@@ -77,6 +78,10 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
             mask = load_mask(path, job=job)
         except MaskloopError:
             mask = None
+            if chosen.read_masks is not None:
+                with contextlib.suppress(MaskloopError):
+                    what = _masks(path, job)
+                    return {**common, **what, "notes": list(dict.fromkeys(job.notes))}
     if mask is not None and image.has_channels and not _looks_like_labels(_shown(mask)):
         mask = None
     shown = "volume" if image.geometry.ndim == 3 else "picture"
