@@ -124,6 +124,22 @@ def test_a_regular_upright_stack_is_left_as_it_is(tmp_path):
     assert not chosen.header.is_derived
 
 
+def test_choices_that_had_nothing_to_do_say_so(tmp_path):
+    job = Job()
+    read(series(tmp_path, [0, 3, 6]), job, resample=True, fill_gap=True)
+    assert any("no slice is missing" in note for note in job.notes)
+    assert any("upright and evenly spaced" in note for note in job.notes)
+
+
+def test_a_gap_in_a_resampled_stack_is_told_with_its_place(tmp_path):
+    job = Job()
+    places = [(-10.0, -20.0 + 0.5 * z, z) for z in (0.0, 3.0, 9.0, 12.0)]
+    read(field(tmp_path, places), job, resample=True, fill_gap=True)
+    assert any(
+        "missing slices were computed" in note and "1 after 3.00 mm" in note for note in job.notes
+    )
+
+
 def test_a_stray_slice_far_away_is_not_resampled(tmp_path):
     field(tmp_path, [(0, 0, z) for z in (0, 1, 2, 3.5, 900)])
     with pytest.raises(GeometryError, match="take stray slices out"):

@@ -12,8 +12,11 @@ import pytest
 
 from maskloop.core.errors import FormatError, MaskloopError, UnknownNameError
 from maskloop.core.job import Job
+from maskloop.desk.check import info
 from maskloop.formats import dicom
 from maskloop.formats.base import Choices
+from maskloop.formats.dicom_report import intake_text
+from maskloop.loop.load import load
 from tests.formats.dicom_slices import COLUMNS, ROWS, series, write
 
 SEG, RTSTRUCT = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3"
@@ -341,3 +344,22 @@ def test_a_type_in_the_report_is_the_one_that_loads(tmp_path, kind, more):
         write(tmp_path / str(z), (0, 0, z), pixels=np.full((ROWS, COLUMNS), z, kind), **more)
     stated = look(tmp_path)["dtype"]
     assert stated in (None, str(read(tmp_path).data.dtype))
+
+
+def test_rows_that_read_alike_say_where_they_lie(tmp_path):
+    for number, name in enumerate(("liver", "bone")):
+        (tmp_path / name).mkdir()
+        series(tmp_path / name, [0, 3, 6], series=f"1.2.{number}")
+    found = info(tmp_path)
+    assert {row["folder"] for row in found["series"]} == {"liver", "bone"}
+    text = intake_text(found)
+    assert "1.2.0, in liver" in text
+    assert "1.2.1, in bone" in text
+    assert ", in " not in intake_text(info(tmp_path / "liver"))
+
+
+def test_a_series_that_is_not_there_is_told_how_to_name_one(tmp_path):
+    series(tmp_path, [0, 3, 6])
+    with pytest.raises(UnknownNameError, match="row or the SeriesInstanceUID"):
+        load(tmp_path, choices=Choices(series="1.2.99"))
+    assert load(tmp_path, choices=Choices(series=" 1 ")).data.shape[0] == 3

@@ -160,3 +160,9 @@ def test_a_slice_is_never_written_over(tmp_path):
 def test_choices_without_a_folder_to_heed_them_are_told(tmp_path):
     with pytest.raises(InputError, match="--fill-gap, --series applies, got none; add --image"):
         export(ones(), tmp_path / "m.nii.gz", choices=Choices(series="2", fill_gap=True))
+
+
+def test_identity_is_not_asked_of_formats_without_a_place_for_it(tmp_path):
+    with pytest.raises(InputError, match="leave --keep-phi out"):
+        export(ones(), tmp_path / "m.nii.gz", keep_phi=True)
+    assert list(tmp_path.iterdir()) == []

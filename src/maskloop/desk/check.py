@@ -46,9 +46,9 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
 
         A COCO file also has ``images``, ``annotations`` and ``categories``, and grid keys only if
         it holds one image. ``masks`` counts those of a file of segments, more than one where they
-        overlap; outlines (RTSTRUCT) have ``regions`` and no grid. A DICOM folder gives its intake report instead of reading pixels:
-        ``series`` (a row each, with its problems and the choices that solve them) and
-        ``left_out``; the grid keys are there where exactly one series loads.
+        overlap; outlines (RTSTRUCT) have ``regions`` and no grid. A DICOM folder gives its intake
+        report instead of reading pixels: ``series`` (a row each, with its problems and the choices
+        that solve them) and ``left_out``; the grid keys are there where exactly one series loads.
 
         A file without a label table is called a mask where its values look like labels: whole
         numbers from 0 in large flat regions.

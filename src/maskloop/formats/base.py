@@ -245,6 +245,8 @@ class Format:
         The fields of `Choices` that `read_image` heeds.
     has_entries : bool
         Whether one file can hold several masks, so that `read_mask` heeds `entry`.
+    can_keep_phi : bool
+        Whether there is a place for the patient's identity, so that `Target.keep_phi` is heeded.
     reader : str
         Name of the second reader, for the receipt.
     has_sidecar : bool
@@ -269,6 +271,7 @@ class Format:
     companion: Companion | None = None
     choices: frozenset[str] = frozenset()
     has_entries: bool = False
+    can_keep_phi: bool = False
     reader: str = ""
     has_sidecar: bool = False
     proof: str = "synthetic data only"

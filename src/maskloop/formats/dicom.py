@@ -71,7 +71,7 @@ def inspect(path: Path, *, job: Job) -> dict[str, Any]:  # Any: plain JSON value
         "path": str(path),
         "kind": "dicom series" if len(images) == 1 else "dicom folder",
         "format": "dicom",
-        "series": [row_report(row, number) for number, row in enumerate(rows, start=1)],
+        "series": [row_report(row, number, path) for number, row in enumerate(rows, 1)],
         "left_out": [{"file": name, "why": why} for name, why in found.left_out],
         "notes": list(dict.fromkeys(job.notes)),
     }
@@ -153,6 +153,7 @@ def _chosen(rows: list[Row], found: Found, path: Path, choices: Choices) -> Row:
 
 def _named(rows: list[Row], wanted: str) -> Row:
     """Return the row of that number or SeriesInstanceUID."""
+    wanted = wanted.strip()
     known = [str(number) for number, row in enumerate(rows, 1) if row.is_image]
     if wanted in known:
         return rows[int(wanted) - 1]
@@ -166,7 +167,7 @@ def _named(rows: list[Row], wanted: str) -> Row:
             f"{', '.join(numbers)}); choose by the row's number"
         )
         raise FormatError(msg)
-    raise UnknownNameError.of("row", wanted, known)
+    raise UnknownNameError.of("row or the SeriesInstanceUID of one", wanted, known)
 
 
 def _refuse_empty(rows: list[Row], found: Found) -> NoReturn:
@@ -188,7 +189,7 @@ def _image(row: Row, path: Path, choices: Choices, job: Job) -> Image:
         if reason := why_not(one):
             msg = f"expected pixels that can be decoded in {one.path.name}, got {reason}"
             raise MissingExtraError(msg)
-    for note in stack.notes:
+    for note in (*stack.notes, *_needless(stack, choices)):
         job.say(note)
     if row.copies:
         job.say(f"{len(row.copies)} files hold a slice a second time: one of each was used")
@@ -199,6 +200,9 @@ def _image(row: Row, path: Path, choices: Choices, job: Job) -> Image:
     )
     if is_upright:
         data, affine = resampled(data, stack, job)
+        if stack.gaps:
+            where = "; ".join(stack.gaps_in_words[:8])
+            job.say(f"missing slices were computed from their neighbours too: {where}")
     elif stack.gaps:
         data, affine = filled(data, stack, job)
     else:
@@ -208,6 +212,16 @@ def _image(row: Row, path: Path, choices: Choices, job: Job) -> Image:
     is_derived = is_upright or bool(stack.gaps) or stack.planes[0].is_tile
     header = _header(row, stack, is_derived=is_derived)
     return Image(data, Geometry(data.shape, affine, "mm"), path, header, title=row.title)
+
+
+def _needless(stack: Stack, choices: Choices) -> list[str]:
+    """Return in words which choices had nothing to do."""
+    notes = []
+    if choices.fill_gap and not stack.gaps:
+        notes.append("no slice is missing: --fill-gap had nothing to do")
+    if choices.resample and not stack.problems and not stack.tilt_degrees > 0:
+        notes.append("the slices are upright and evenly spaced: --resample had nothing to do")
+    return notes
 
 
 def _header(row: Row, stack: Stack, *, is_derived: bool) -> DicomHeader:

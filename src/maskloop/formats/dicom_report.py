@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from maskloop.formats.dicom_pixels import exact_dtype
 from maskloop.formats.dicom_stack import Problem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from maskloop.formats.dicom_series import Row
     from maskloop.formats.dicom_stack import Stack
 
@@ -36,8 +39,8 @@ def _reasons(row: Row) -> list[str]:
     return sorted({reason for one in kinds.values() if (reason := why_not(one))})
 
 
-def row_report(row: Row, number: int) -> _Json:
-    """Return one row of the report."""
+def row_report(row: Row, number: int, root: Path) -> _Json:
+    """Return one row of the report on the folder `root`."""
     first = row.planes[0]
     names = sorted({name for one in row.planes for name in one.filled})
     is_stated = any(one.texts.get("is_deidentified", "").upper() == "YES" for one in row.planes)
@@ -46,6 +49,7 @@ def row_report(row: Row, number: int) -> _Json:
         "number": row.number,
         "uid": row.uid,
         "modality": row.modality,
+        "folder": _folder(row, root),
         "what": row.kind,
         "told_apart_by": list(row.words),
         "deidentified": _deidentified(is_stated, len(names)),
@@ -71,7 +75,7 @@ def row_report(row: Row, number: int) -> _Json:
         "steps": _steps(stack),
         "missing": {
             "count": stack.missing,
-            "where": [f"{n} after {stack.heights[at]:.2f} mm" for at, n in stack.gaps],
+            "where": stack.gaps_in_words,
         },
         "duplicates": len(row.copies),
         "bits": bits,
@@ -86,6 +90,13 @@ def row_report(row: Row, number: int) -> _Json:
         "notes": [*stack.notes, *filter(None, [stack.tilt_note])],
         "loads": not problems,
     }
+
+
+def _folder(row: Row, root: Path) -> str:
+    """Return the folder below `root` that holds all files of a row; empty for `root` itself."""
+    shared = os.path.commonpath([one.path.parent for one in row.planes])
+    within = os.path.relpath(shared, root if root.is_dir() else root.parent)
+    return "" if within == "." else within
 
 
 def grid_of(stack: Stack) -> Geometry | None:
@@ -134,8 +145,9 @@ def intake_text(found: _Json) -> str:
     count = sum(row["files"] for row in rows)
     held = f"{len(rows)} row{'s' * (len(rows) != 1)} from {count} file{'s' * (count != 1)}"
     lines = [f"{found['kind']}: {held}, {len(found['left_out'])} left out"]
+    heads = Counter(map(_head, rows))
     for alike in _runs(rows):
-        lines += ["", *_row_lines(alike[0])]
+        lines += ["", *_row_lines(alike[0], is_alone=heads[_head(alike[0])] == 1)]
         if len(alike) > 1:
             first, last = alike[1]["row"], alike[-1]["row"]
             ends = ", ".join(alike[1]["told_apart_by"]), ", ".join(alike[-1]["told_apart_by"])
@@ -166,10 +178,17 @@ def _runs(rows: list[_Json]) -> list[list[_Json]]:
     return [part for run in runs for part in ([run] if len(run) > 4 else [[r] for r in run])]
 
 
-def _row_lines(row: _Json) -> list[str]:
+def _head(row: _Json) -> str:
     name = " ".join(filter(None, (row["modality"], row["number"] and f"series {row['number']}")))
     told = f", {', '.join(row['told_apart_by'])}" if row["told_apart_by"] else ""
-    lines = [f"row {row['row']}  {name or 'no number'}: {row['what']}{told}"]
+    return f"{name or 'no number'}: {row['what']}{told}"
+
+
+def _row_lines(row: _Json, *, is_alone: bool) -> list[str]:
+    """Return the lines of a row; one that reads like another says where its files lie."""
+    lines = [f"row {row['row']}  {_head(row)}"]
+    if not is_alone:
+        lines.append(f"  series      {row['uid'] or 'without UID'}, in {row['folder'] or '.'}")
     if "slices" not in row:
         return [*lines, f"  files       {row['files']}"]
     depth, height, width = row["shape"]
@@ -182,7 +201,7 @@ def _row_lines(row: _Json) -> list[str]:
     if row["steps"] and row["steps"]["max"] - row["steps"]["min"] > 0.005:
         steps = row["steps"]
         ends = f"{steps['min']:.4g} to {steps['max']:.4g}"
-        lines.append(f"  steps       {ends}, usually {steps['usual']:.4g} mm")
+        lines.append(f"  steps       {ends}, usually {steps['usual']:.4g} mm along the normal")
     if row["missing"]["count"]:
         where = row["missing"]["where"]
         more = " ..." if len(where) > _SHOWN else ""

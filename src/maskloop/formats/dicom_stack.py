@@ -103,6 +103,11 @@ class Stack:
         return sum(count for _, count in self.gaps)
 
     @property
+    def gaps_in_words(self) -> list[str]:
+        """How many planes each gap lacks, and after which place along the normal."""
+        return [f"{count} after {self.heights[at]:.2f} mm" for at, count in self.gaps]
+
+    @property
     def tilt_note(self) -> str:
         """What to say of a tilt that the grid keeps; empty where there is none."""
         if not self.tilt_degrees:

@@ -204,5 +204,6 @@ FORMAT = Format(
     reader="maskloop's plain SEG reader (pydicom)",
     has_sidecar=True,
     has_entries=True,
+    can_keep_phi=True,
     proof="real data",
 )

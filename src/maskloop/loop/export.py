@@ -93,6 +93,12 @@ def export(
         flags = ", ".join(sorted("--" + name.replace("_", "-") for name in choices.made))
         msg = f"expected an image to which {flags} applies, got none; add --image FOLDER"
         raise InputError(msg)
+    if keep_phi and not chosen.can_keep_phi:
+        msg = (
+            f"expected a format with a place for identity (DICOM SEG), got {chosen.title}; "
+            "leave --keep-phi out, or write .seg.dcm"
+        )
+        raise InputError(msg)
     on = load(image, choices=choices, job=job) if isinstance(image, (str, Path)) else image
     if on is not None and _is_of(out, on):
         msg = (
