@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -113,6 +115,26 @@ def test_all_48_axis_orders_read_the_same_in_simpleitk(tmp_path, axes):
     for index in ((0, 0, 0), (6, 5, 4), (3, 1, 2)):
         lps = np.array(found.TransformIndexToPhysicalPoint([int(n) for n in index[::-1]]))
         np.testing.assert_allclose(lps * (-1, -1, 1), mask.geometry.to_world(index), atol=1e-3)
+
+
+def test_opening_exporting_and_info_import_neither_nibabel_nor_pydicom(tmp_path):
+    write_ct(tmp_path / "ct.nii.gz", affine_of(AXES[5], rotation((12, 0, 3))), sform=0)
+    export(labelled(load(tmp_path / "ct.nii.gz")), tmp_path / "m.nii.gz")
+    paths = {name: str(tmp_path / f"{name}.nii.gz") for name in ("ct", "m", "n", "i")}
+    code = (
+        "import sys; from maskloop.cli import run; from maskloop.desk.convert import convert;"
+        "from maskloop.loop.export import export; from maskloop.loop.load import load, load_mask;"
+        f"image = load({paths['ct']!r}); mask = load_mask({paths['m']!r}, image=image);"
+        f"export(mask, {paths['n']!r}, image=image); convert({paths['ct']!r}, {paths['i']!r});"
+        f"code = run(['info', {paths['ct']!r}]);"
+        "found = {'nibabel', 'pydicom'} & set(sys.modules);"
+        "sys.exit(f'{found} imported' if found else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ct.nii.gz" in done.stdout
+    assert (tmp_path / "n.nii.gz").exists()
+    assert (tmp_path / "i.nii.gz").exists()
 
 
 @pytest.mark.parametrize(("sform", "qform"), [(1, 1), (2, 1), (4, 0), (0, 1), (0, 2)])

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from maskloop.core.job import Job
     from maskloop.core.labels import Kind, LabelTable
+    from maskloop.formats.nifti_block import NiftiBlock
 
 _RATIO = 1040  # deflate cannot shrink more than this
 _STEP = 1 << 20
@@ -66,10 +67,9 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stored:
-    """A file as it lies on disk: a nibabel header, all its bytes, where the voxels start."""
+    """A file as it lies on disk: its header, all its bytes, where the voxels start."""
 
-    header: Any  # Any: nibabel is untyped
-    version: int
+    header: NiftiBlock
     content: Bytes
     offset: int
     name: str
@@ -122,7 +122,7 @@ def read_mask(
 
 
 def reread(to: Target) -> Evidence:
-    """Read a file with nothing but the NIfTI-1/2 standard: no nibabel, nothing of the writer's."""
+    """Read a file by the NIfTI-1/2 standard alone: nothing of this reader's or the writer's."""
     from maskloop.formats import nifti_plain
 
     return nifti_plain.read(to.path)
@@ -153,7 +153,7 @@ def _open(path: Path, job: Job) -> _Stored:
     content = _inflate(raw, needed, path.name) if head[:2] == _GZIP else raw
     if len(content) < needed:
         raise _cut_short(needed, len(content), path.name)
-    return _Stored(header, version, content, offset, path.name)
+    return _Stored(header, content, offset, path.name)
 
 
 def _cut_short(needed: int, got: int, name: str, why: str = "") -> FormatError:
@@ -211,7 +211,7 @@ def _image_of(stored: _Stored, path: Path, job: Job) -> Image:
         not (code == COMMENT and table_from(text) is not None)
         for code, text in extensions(stored.content, stored.header, stored.offset)
     )
-    header = kept(stored.header, stored.version, stored.name, extensions=others, job=job)
+    header = kept(stored.header, stored.name, extensions=others, job=job)
     data, has_time, has_channels = _axes(stored)
     if int(stored.header["datatype"]) not in RGB:
         data = _scaled(data, *_scaling(stored.header))
@@ -222,7 +222,7 @@ def _axes(stored: _Stored) -> tuple[npt.NDArray[Any], bool, bool]:
     """Return the voxels as ([t,] z, y, x [, c]) and which of t and c there are."""
     shape = shape_of(stored.header, stored.name)
     code = int(stored.header["datatype"])
-    dtype = stored.header.get_data_dtype()
+    dtype = stored.header.dtype
     count = math.prod(shape)
     if code in RGB:
         flat = np.frombuffer(stored.content, np.uint8, count * RGB[code], stored.offset)
@@ -249,7 +249,7 @@ def _axes(stored: _Stored) -> tuple[npt.NDArray[Any], bool, bool]:
     return data, has_time, has_channels
 
 
-def _scaling(header: Any) -> tuple[float, float]:  # Any: nibabel is untyped
+def _scaling(header: NiftiBlock) -> tuple[float, float]:
     """Return slope and intercept; a slope of 0, or one that is no number, means: none."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not math.isfinite(slope) or slope == 0:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskloop.core.errors import FormatError, GeometryError
 from maskloop.core.geometry import Affine, Geometry
+from maskloop.formats.nifti_block import NiftiBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,16 +62,12 @@ def is_of_a_pair(start: bytes) -> bool:
     return start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0"
 
 
-def parse(start: bytes, version: int, name: str) -> Any:  # Any: nibabel is untyped
-    """Return nibabel's header object; refuse one whose type, shape or offset makes no sense."""
-    nibabel = _nibabel()
-    kinds = {1: nibabel.Nifti1Header, 2: nibabel.Nifti2Header}
+def parse(start: bytes, version: int, name: str) -> NiftiBlock:
+    """Return the header's fields; refuse one whose type, shape or offset makes no sense."""
+    header = NiftiBlock.parsed(start, version)
     try:
-        header = kinds[version](start[: kinds[version].sizeof_hdr], check=False)
-        header.get_data_dtype()
-        header.get_data_shape()
-        int(header["vox_offset"])
-    except (nibabel.spatialimages.HeaderDataError, ValueError, OverflowError, KeyError) as error:
+        _ = header.dtype, header.shape, int(header["vox_offset"])
+    except (ValueError, OverflowError, KeyError) as error:
         msg = (
             f"expected a NIfTI header that makes sense in {name}, got {error}; the file is "
             "damaged: copy it again"
@@ -79,9 +76,9 @@ def parse(start: bytes, version: int, name: str) -> Any:  # Any: nibabel is unty
     return header
 
 
-def shape_of(header: Any, name: str) -> tuple[int, ...]:  # Any: nibabel is untyped
+def shape_of(header: NiftiBlock, name: str) -> tuple[int, ...]:
     """Return (i, j, k[, t[, c]]) with trailing axes of one voxel dropped; refuse other shapes."""
-    shape = tuple(int(n) for n in header.get_data_shape())
+    shape = header.shape
     while len(shape) > 5 and shape[-1] == 1:
         shape = shape[:-1]
     if not 2 <= len(shape) <= 5 or any(n < 1 for n in shape):
@@ -90,7 +87,7 @@ def shape_of(header: Any, name: str) -> tuple[int, ...]:  # Any: nibabel is unty
             "volume first"
         )
         raise FormatError(msg)
-    dtype = header.get_data_dtype()
+    dtype = header.dtype
     if dtype.kind == "c" or not 0 < dtype.itemsize <= 8:
         msg = (
             f"expected real numbers of at most 64 bits in {name}, got {dtype}; convert the file "
@@ -100,25 +97,18 @@ def shape_of(header: Any, name: str) -> tuple[int, ...]:  # Any: nibabel is unty
     return shape
 
 
-def offset_of(header: Any) -> int:  # Any: nibabel is untyped
+def offset_of(header: NiftiBlock) -> int:
     """Return where the voxels start; an offset inside the header means: right behind it."""
     stated = int(header["vox_offset"])
-    return stated if stated >= header.sizeof_hdr else int(header.sizeof_hdr) + 4
+    return stated if stated >= header.size else header.size + 4
 
 
-def size_of(header: Any, name: str) -> int:  # Any: nibabel is untyped
+def size_of(header: NiftiBlock, name: str) -> int:
     """Return how many bytes the voxels take, as the header has it."""
-    return math.prod(shape_of(header, name)) * int(header.get_data_dtype().itemsize)
+    return math.prod(shape_of(header, name)) * header.dtype.itemsize
 
 
-def kept(
-    header: Any,  # Any: nibabel is untyped
-    version: int,
-    name: str,
-    *,
-    extensions: int,
-    job: Job,
-) -> NiftiHeader:
+def kept(header: NiftiBlock, name: str, *, extensions: int, job: Job) -> NiftiHeader:
     """Return what is kept of a header; tell `job` where it leaves the orientation in doubt."""
     stated = shape_of(header, name)
     shape = (*stated[:3], 1)[:3][::-1]
@@ -128,11 +118,10 @@ def kept(
     except GeometryError as error:
         msg = f"expected a usable affine in {name}, got this: {error}"
         raise FormatError(msg) from error
-    block = header.as_byteswapped("<").binaryblock
-    return NiftiHeader(version, block, geometry, min(len(stated), 3), extensions)
+    return NiftiHeader(header.version, header.to_bytes(), geometry, min(len(stated), 3), extensions)
 
 
-def _geometry(header: Any, shape: tuple[int, ...], name: str, job: Job) -> Geometry:
+def _geometry(header: NiftiBlock, shape: tuple[int, ...], name: str, job: Job) -> Geometry:
     """Return the grid: sform, else qform, else the old Analyze rule."""
     scale = _UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
@@ -142,10 +131,10 @@ def _geometry(header: Any, shape: tuple[int, ...], name: str, job: Job) -> Geome
             f"{name} states no orientation (sform and qform codes are 0): left and right are a "
             "guess, x runs to the left and the middle lies at 0"
         )
-        return _grid(header.get_base_affine(), shape, scale)
+        return _grid(header.base_affine, shape, scale)
     if not has_sform:
         return by_qform or _grid(_qform(header), shape, scale)
-    by_sform = _tried(header.get_sform(), shape, scale)
+    by_sform = _tried(header.sform, shape, scale)
     if by_sform is None and by_qform is not None:
         job.say(f"{name}: the sform cannot be inverted; the qform was taken")
         return by_qform
@@ -154,7 +143,7 @@ def _geometry(header: Any, shape: tuple[int, ...], name: str, job: Job) -> Geome
             f"{name}: sform and qform disagree, by the qform "
             f"{by_sform.difference(by_qform)}; the sform was taken"
         )
-    return by_sform or _grid(header.get_sform(), shape, scale)
+    return by_sform or _grid(header.sform, shape, scale)
 
 
 def _tried(stored: npt.ArrayLike, shape: tuple[int, ...], scale: float) -> Geometry | None:
@@ -171,11 +160,10 @@ def _grid(stored: npt.ArrayLike, shape: tuple[int, ...], scale: float) -> Geomet
     return Geometry(shape, turned(affine), "mm")
 
 
-def _qform(header: Any) -> Affine:  # Any: nibabel is untyped
-    nibabel = _nibabel()
+def _qform(header: NiftiBlock) -> Affine:
     try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
-    except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return header.qform
+    except ValueError:
         return np.full((4, 4), np.nan)
 
 
@@ -185,17 +173,17 @@ def turned(stored: Affine) -> Affine:
 
 
 def extensions(
-    content: npt.NDArray[np.uint8], header: Any, end: int
+    content: npt.NDArray[np.uint8], header: NiftiBlock, end: int
 ) -> Iterator[tuple[int, bytes]]:
     """Yield (code, text) of each header extension; stop at the first that lies about its size."""
-    at = int(header.sizeof_hdr)
+    at = header.size
     if end < at + 4 or not content[at]:
         return
     at += 4
     for _ in range(_MOST_EXTENSIONS):
         if at + 8 > end:
             return
-        size, code = struct.unpack_from(f"{header.endianness}ii", content.data, at)
+        size, code = struct.unpack_from(f"{header.byte_order}ii", content.data, at)
         if size < 8 or at + size > end:
             return
         yield code, content[at + 8 : at + size].tobytes()
@@ -207,7 +195,7 @@ def new_header(
     dtype: npt.DTypeLike,
     geometry: Geometry,
     source: NiftiHeader | None,
-) -> Any:  # Any: nibabel is untyped
+) -> NiftiBlock:
     """Return a header that holds the grid and its codes, and no text of the source's.
 
     Parameters
@@ -221,13 +209,11 @@ def new_header(
     source : NiftiHeader, optional
         Its codes and numbers are copied where its grid is the same.
     """
-    nibabel = _nibabel()
     is_large = max(shape) > 32767
     version = 2 if is_large or (source is not None and source.version == 2) else 1
-    header = (nibabel.Nifti2Header if version == 2 else nibabel.Nifti1Header)()
-    header.set_data_shape(shape)
-    header.set_data_dtype(dtype)
-    header.set_slope_inter(1, 0)
+    header = NiftiBlock.empty(version)
+    header.set_shape(shape)
+    header.set_dtype(dtype)
     if source is not None and _is_same(source.geometry, geometry):
         _copy_grid(header, parse(source.block, source.version, "the source"))
     else:
@@ -239,25 +225,19 @@ def _is_same(one: Geometry, other: Geometry) -> bool:
     return one.shape == other.shape and np.array_equal(one.affine, other.affine)
 
 
-def _copy_grid(header: Any, source: Any) -> None:  # Any: nibabel is untyped
+def _copy_grid(header: NiftiBlock, source: NiftiBlock) -> None:
     """Copy what places the voxels, number by number: a recomputed quaternion would differ."""
     for key in _GRID_FIELDS:
         header[key] = source[key]
     header["pixdim"][:5] = source["pixdim"][:5]
 
 
-def _state_grid(header: Any, geometry: Geometry) -> None:  # Any: nibabel is untyped
+def _state_grid(header: NiftiBlock, geometry: Geometry) -> None:
     """State a grid that no NIfTI file gave: sform, and qform too where a rotation can say it."""
     affine = turned(geometry.affine)
-    header.set_xyzt_units("mm", "sec")
+    header.set_mm()
     header["pixdim"][1:4] = geometry.spacing[::-1]
     cosines = affine[:3, :3] / np.array(geometry.spacing[::-1])
     if np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-5):
         header.set_qform(affine, code=1)
     header.set_sform(affine, code=1)
-
-
-def _nibabel() -> Any:  # Any: nibabel is untyped
-    import nibabel
-
-    return nibabel

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from maskloop.core.geometry import Geometry
     from maskloop.core.labels import LabelTable
     from maskloop.core.mask import Mask
+    from maskloop.formats.nifti_block import NiftiBlock
 
 _TYPES = frozenset(("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"))
 _COLOURS = {channels: code for code, channels in RGB.items()}
@@ -115,7 +116,7 @@ def write_image(image: Image, to: Target) -> None:
             voxels = np.moveaxis(voxels, -1, 0)
     header = new_header(shape, dtype, image.geometry, source)
     if is_vector:
-        header.set_intent("vector")
+        header.set_vector()
     _write(header, b"", voxels, to)
 
 
@@ -126,10 +127,10 @@ def _stored_shape(shape: tuple[int, ...], source: NiftiHeader | None) -> tuple[i
     return shape[::-1]
 
 
-def _write(header: Any, note: bytes, data: npt.NDArray[Any], to: Target) -> None:
-    header["vox_offset"] = header.sizeof_hdr + 4 + len(note)
+def _write(header: NiftiBlock, note: bytes, data: npt.NDArray[Any], to: Target) -> None:
+    header["vox_offset"] = header.size + 4 + len(note)
     voxels = data.astype(data.dtype.newbyteorder("<"), order="C", copy=False)
-    before = header.binaryblock + (b"\1\0\0\0" if note else b"\0\0\0\0") + note
+    before = header.to_bytes() + (b"\1\0\0\0" if note else b"\0\0\0\0") + note
     if not to.suffix.endswith(".gz"):
         with to.path.open("wb") as stream:
             stream.write(before)
