@@ -491,7 +491,7 @@ FORMAT = Format(
     write_mask=write_mask,
     plan=plan,
     reread=reread,
-    reader="maskloop's plain COCO decoder (json and a run-length loop)",
+    reader="maskloop's second COCO reader",
     has_entries=True,
     proof="real data",
 )

@@ -432,6 +432,6 @@ FORMAT = Format(
     plan_image=plan_image,
     reread=reread,
     companion=companion,
-    reader="maskloop's plain MetaImage reader (text and zlib)",
+    reader="maskloop's second MetaImage reader",
     has_sidecar=True,
 )

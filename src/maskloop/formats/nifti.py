@@ -300,7 +300,7 @@ FORMAT = Format(
     plan=plan,
     plan_image=plan_image,
     reread=reread,
-    reader="maskloop's plain NIfTI reader (struct and libdeflate)",
+    reader="maskloop's second NIfTI reader",
     has_sidecar=True,
     proof="real data",
 )
