@@ -153,11 +153,16 @@ def test_an_error_at_any_of_ten_points_leaves_the_old_file_and_nothing_else(case
         )
         expected = RuntimeError if kind == "exception" else StorageError
         try:
-            with at_call(point, failing(error)):
+            with at_call(point, failing(error)) as seen:
                 export(case.new, case.path)
         except expected:
             raised += 1
-            assert case.check_file() is case.old, f"call {point}: {case.calls[point]}"
+            # Garbage collected meanwhile shifts the count; after the last move it is too late.
+            is_moved = seen[:-1].count("replace") == case.calls.count("replace")
+            wanted = case.new if is_moved else case.old
+            assert case.check_file() is wanted, f"call {point}: {seen[-1]}"
+            if is_moved:
+                case.restore()
         else:  # tifffile passes over an error where another way serves
             assert case.check_file() is case.new, f"call {point}: {case.calls[point]}"
             case.restore()
