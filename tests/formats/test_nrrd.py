@@ -290,10 +290,11 @@ def test_a_time_axis_in_a_space_of_four_is_read(tmp_path):
 
 def slicer(path: Path, volume: np.ndarray, pairs: str, *, is_list: bool = True) -> Path:
     """Write segments as 3D Slicer does: layers in a list axis that varies fastest."""
-    sizes = volume.shape[::-1]
+    sizes, kind = volume.shape[::-1], {"u": "unsigned char", "f": "float"}[volume.dtype.kind]
     return write(
         path,
-        f"type: unsigned char\ndimension: {len(sizes)}\nspace: left-posterior-superior\n"
+        f"type: {kind}\ndimension: {len(sizes)}\nspace: left-posterior-superior\n"
+        "endian: little\n"
         f"sizes: {' '.join(map(str, sizes))}\n"
         f"space directions: {'none ' if is_list else ''}(-1,0,0) (0,-1,0) (0,0,2)\n"
         f"kinds: {'list ' if is_list else ''}domain domain domain\nencoding: gzip\n"
@@ -630,3 +631,11 @@ def test_real_label_maps_of_dcmqi_lie_where_pynrrd_says(shared_data, tmp_path):
             index = np.array(mask.data.shape) - 1
             there = index[::-1] @ header["space directions"] + header["space origin"]
             np.testing.assert_allclose(mask.geometry.to_world(index), there @ LPS, atol=1e-6)
+
+
+def test_segments_stored_as_floats_are_told(tmp_path):
+    path = slicer(tmp_path / "a.seg.nrrd", LAYERS.astype(np.float32), PAIRS)
+    job = Job()
+    first, _ = load_masks(path, job=job)
+    np.testing.assert_array_equal(first.data, LAYERS[..., 0])
+    assert any("float32, all whole" in note for note in job.notes)

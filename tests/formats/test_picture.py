@@ -515,3 +515,12 @@ def test_what_a_picture_cannot_hold_is_refused_in_words(tmp_path):
         with pytest.raises(InputError, match=words):
             convert(image, tmp_path / f"a{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_floats_become_ids_with_a_notice(tmp_path):
+    values = np.zeros((5, 6), np.float32)
+    values[2, 3] = 300
+    tifffile.imwrite(tmp_path / "m.tif", values)
+    job = Job()
+    assert load_mask(tmp_path / "m.tif", job=job).ids() == [300]
+    assert any("float32, all whole" in note for note in job.notes)

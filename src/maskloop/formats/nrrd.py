@@ -20,7 +20,7 @@ import numpy.typing as npt
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.labels import LabelTable
-from maskloop.core.mask import Mask, as_ids
+from maskloop.core.mask import Mask
 from maskloop.formats import nrrd_header, nrrd_segments, placing, stored
 from maskloop.formats.base import (
     Choices,
@@ -108,7 +108,7 @@ def read_mask(
         return _onto(_plain(found, path, kind, job), image, job)
     if entry is not None:
         chosen = nrrd_segments.choose(segments, entry)
-        ids = _layer(found, chosen.layer, path)
+        ids = _layer(found, chosen.layer, path, job)
         ids = np.where(ids == chosen.label.id, ids, ids.dtype.type(0))
         return _onto(_layer_mask(found, path, [chosen], ids, kind), image, job)
     layers = sorted({segment.layer for segment in segments})
@@ -119,7 +119,7 @@ def read_mask(
             f"{names}; choose one segment with --entry NAME, or load them all as several masks"
         )
         raise InputError(msg)
-    ids = _layer(found, layers[0], path)
+    ids = _layer(found, layers[0], path, job)
     return _onto(_layer_mask(found, path, segments, ids, kind), image, job)
 
 
@@ -132,7 +132,7 @@ def read_masks(path: Path, *, image: Image | None, kind: Kind | None, job: Job) 
     masks = []
     for layer in job.track(sorted({segment.layer for segment in segments}), "layers"):
         own = [segment for segment in segments if segment.layer == layer]
-        mask = _layer_mask(found, path, own, _layer(found, layer, path), kind)
+        mask = _layer_mask(found, path, own, _layer(found, layer, path, job), kind)
         masks.append(_onto(mask, image, job))
     return masks
 
@@ -284,18 +284,11 @@ def _plain(found: _Volume, path: Path, kind: Kind | None, job: Job) -> Mask:
     return Mask(ids, found.layout.geometry, labels, path, header).checked()
 
 
-def _ids(data: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    try:
-        return as_ids(data)
-    except InputError as error:
-        raise FormatError(f"{path.name}: {error}") from error
-
-
-def _layer(found: _Volume, layer: int, path: Path) -> npt.NDArray[Any]:
+def _layer(found: _Volume, layer: int, path: Path, job: Job) -> npt.NDArray[Any]:
     """Return the ids of one layer; the list axis lies where channels or time do."""
     at = found.layout
     if at.has_time and not at.has_channels and "time" in found.header.words("kinds"):
-        return _ids(found.data, path)  # an axis that is called time holds no layers
+        return ids_of(found.data, path, job)  # an axis that is called time holds no layers
     count = found.data.shape[-1] if at.has_channels else found.data.shape[0] if at.has_time else 1
     if layer >= count or (at.has_channels and at.has_time):
         msg = (
@@ -304,7 +297,7 @@ def _layer(found: _Volume, layer: int, path: Path) -> npt.NDArray[Any]:
         )
         raise FormatError(msg)
     data = found.data[..., layer] if at.has_channels else found.data
-    return _ids(np.ascontiguousarray(data[layer] if at.has_time else data), path)
+    return ids_of(np.ascontiguousarray(data[layer] if at.has_time else data), path, job)
 
 
 def _layer_mask(

@@ -22,7 +22,7 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.labels import colour_of
-from maskloop.core.mask import Mask, as_ids, present_ids
+from maskloop.core.mask import Mask, present_ids
 from maskloop.formats import picture_png, picture_tiff, placing, stored
 from maskloop.formats.base import (
     Choices,
@@ -34,6 +34,7 @@ from maskloop.formats.base import (
     as_kind,
     default_table,
     first_bytes,
+    ids_of,
     read_sidecar,
     reading,
 )
@@ -95,10 +96,7 @@ def read_mask(
     is_tiff = _is_tiff(path)
     found = picture_tiff.read(path, job)[0] if is_tiff else _read_pillow(path, job, as_ids=True)
     data = _one_channel(found.data, path) if found.has_channels else found.data
-    try:
-        ids = as_ids(data)
-    except InputError as error:
-        raise FormatError(f"{path.name}: {error}") from error
+    ids = ids_of(data, path, job)
     labels = read_sidecar(path)
     if labels is None:
         present = present_ids(ids)
