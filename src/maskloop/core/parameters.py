@@ -6,14 +6,67 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
 from maskloop.core.errors import InputError, UnknownNameError
 
-_GIVEN = ("mask", "image", "label", "job")  # filled by `correct`, never asked of a person
-_SIMPLE = (bool, int, float, str)
+_GIVEN = ("mask", "image", "label", "hand", "job")  # filled by `correct`, never asked of a person
+
+
+class Points(tuple[tuple[float, ...], ...]):
+    """Positions in array index order, ``(z, y, x)`` or ``(y, x)``; as text ``z,y,x z,y,x``.
+
+    Examples
+    --------
+    >>> Points.from_text("4,10,12 4,30.5,12")
+    ((4.0, 10.0, 12.0), (4.0, 30.5, 12.0))
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, positions: Iterable[Iterable[float | str]]) -> Points:
+        """Return positions, any iterables of finite numbers, as `Points`.
+
+        Raises
+        ------
+        InputError
+            If they have no two or three numbers each, as many in all, or one is not finite.
+        """
+        try:
+            found = cls(tuple(float(v) for v in position) for position in positions)
+        except (TypeError, ValueError) as error:
+            msg = f"expected positions of numbers, got {positions!r}; write them as z,y,x z,y,x"
+            raise InputError(msg) from error
+        lengths = {len(position) for position in found}
+        is_finite = all(math.isfinite(v) for position in found for v in position)
+        if len(lengths) > 1 or not lengths <= {2, 3} or not is_finite:
+            msg = (
+                f"expected positions of two or three finite numbers, got {tuple(found)!r}; write "
+                "them as z,y,x z,y,x"
+            )
+            raise InputError(msg)
+        return found
+
+    @classmethod
+    def from_text(cls, text: str) -> Points:
+        """Return the positions that a text such as ``"4,10,12 4,30,12"`` gives."""
+        return cls.of(
+            [part for part in word.split(",") if part] for word in text.replace(";", " ").split()
+        )
+
+    def to_text(self) -> str:
+        """Return the text that `from_text` reads."""
+        return " ".join(",".join(f"{v:g}" for v in position) for position in self)
+
+    def moved(self, by: Sequence[float]) -> Points:
+        """Return the positions with `by` added, one number an axis."""
+        return Points(tuple(v + b for v, b in zip(p, by, strict=True)) for p in self)
+
+
+_SIMPLE = (bool, int, float, str, Points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +78,7 @@ class Parameter:
     name : str
         As in the signature.
     type : type
-        ``bool``, ``int``, ``float`` or ``str``; that of the choices where there are any.
+        ``bool``, ``int``, ``float``, ``str`` or `Points`; that of the choices where there are any.
     default : object
         Value if left out; None also where `is_required`.
     label : str
@@ -38,6 +91,10 @@ class Parameter:
         One sentence for a tooltip and ``--help``.
     is_optional, is_required : bool
         Whether None is a value, and whether there is no default.
+    shape : str
+        For `Points`, what a person draws: ``points``, ``line``, ``path`` or ``polygon``.
+    is_label : bool
+        For a text, whether it is the name or id of a label of the mask.
     """
 
     name: str
@@ -50,6 +107,8 @@ class Parameter:
     help: str = ""
     is_optional: bool = False
     is_required: bool = False
+    shape: str = ""
+    is_label: bool = False
 
     def checked(self, value: object) -> object:
         """Return `value` in the parameter's type.
@@ -84,6 +143,18 @@ class Parameter:
             raise InputError(msg)
         return found
 
+    def _points(self, value: object) -> Points:
+        found = Points.from_text(value) if isinstance(value, str) else Points.of(_positions(value))
+        wanted = {"line": 2, "path": 2, "polygon": 3}.get(self.shape, 1)
+        if len(found) < wanted or (self.shape == "line" and len(found) > 2):
+            exactly = "" if self.shape == "line" else "at least "
+            msg = (
+                f"expected {exactly}{wanted} positions for {self.name}, got {len(found)}; draw a "
+                f"{self.shape or 'point'}, or write them as z,y,x z,y,x"
+            )
+            raise InputError(msg)
+        return found
+
     def _is_within(self, number: float) -> bool:
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
@@ -91,8 +162,10 @@ class Parameter:
 
     def _converted(self, value: object) -> object:
         msg = f"expected {self.name} as {self.type.__name__}, got {value!r}; choose another value"
-        if self.type is str and isinstance(value, str):
-            return value
+        if self.type is Points:
+            return self._points(value)
+        if self.type is str and (isinstance(value, str) or self.is_label):
+            return str(value)
         if self.type is bool:
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             if isinstance(value, bool):
@@ -112,15 +185,23 @@ class Parameter:
         return whole if self.type is int else number
 
 
+def _positions(value: object) -> Iterable[Iterable[float]]:
+    if isinstance(value, Iterable):
+        return value
+    msg = f"expected positions, got {value!r}; write them as z,y,x z,y,x"
+    raise InputError(msg)
+
+
 def parameters_of(function: Callable[..., object]) -> list[Parameter]:
     """Return the options of a tool in the order of its signature.
 
     Parameters
     ----------
     function : callable
-        Its parameters other than ``mask``, ``image``, ``label`` and ``job`` are options, annotated
-        with ``bool``, ``int``, ``float``, ``str``, a ``Literal``, or one of them ``| None``; inside
-        ``Annotated[type, {"min": .., "max": .., "label": .., "tooltip": ..}]`` for bounds, words.
+        Its parameters other than ``mask``, ``image``, ``label``, ``hand`` and ``job`` are options,
+        annotated with ``bool``, ``int``, ``float``, ``str``, `Points`, a ``Literal``, or one of
+        them ``| None``; inside ``Annotated[type, {"min": .., "max": .., "label": .., "tooltip": ..,
+        "shape": .., "is_label": ..}]`` for bounds, words and what a person draws or chooses.
 
     Raises
     ------
@@ -162,8 +243,8 @@ def _parameter(name: str, hint: Any, default: object) -> Parameter:  # Any: a hi
         hint = type(choices[0])
     if hint not in _SIMPLE:
         msg = (
-            f"expected bool, int, float, str or a Literal for parameter {name!r}, got {hint!r}; "
-            "use one of them"
+            f"expected bool, int, float, str, Points or a Literal for parameter {name!r}, got "
+            f"{hint!r}; use one of them"
         )
         raise TypeError(msg)
     is_required = default is inspect.Parameter.empty
@@ -178,6 +259,8 @@ def _parameter(name: str, hint: Any, default: object) -> Parameter:  # Any: a hi
         help=str(options.get("tooltip", "")),
         is_optional=is_optional,
         is_required=is_required,
+        shape=str(options.get("shape", "points" if hint is Points else "")),
+        is_label=bool(options.get("is_label", False)),
     )
 
 
