@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.authors import Who, tight_box
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from maskloop.core.geometry import Box
 
 Ids = npt.NDArray[Any]  # Any: labels come in every integer width
 
+_BYTE = np.dtype(np.uint8)
 _CHUNK = 1 << 22  # voxels compared at once; bounds the memory of a comparison
 
 
@@ -30,14 +32,15 @@ class Edit:
     """What one step changed: voxels inside a box, rows of the table, who and with what.
 
     Voxels are kept as packed differences: which of the box's voxels changed (one bit each), their
-    ids before and their ids after (one number where all are equal), each deflated.
+    ids before, their ids after and their authors before (one number where all are equal), each
+    deflated. After the step all of them have the same author.
 
     Parameters
     ----------
     box : tuple of slice
         Tight box of the changed voxels, one slice an array axis; empty slices where none changed.
     voxels : int
-        How many voxels changed.
+        How many voxels changed their id or their author.
     dtype : str
         Little-endian type of the stored ids, such as ``"<u1"``.
     changed, before, after : bytes
@@ -46,6 +49,18 @@ class Edit:
         Rows of the table that were changed or removed, and that were changed or added.
     tool, author, words : str
         Name of the tool, person or model, and what the step is called in a list.
+    kind : {"", "person", "tool", "model"}
+        Who the author is: voxels painted by a person are kept from tools and models.
+    number : int
+        The author's number in the case; 0 where nobody is known.
+    authors_before : bytes
+        Packed author numbers of the changed voxels; empty where authors are not kept.
+    mask : str
+        Which mask of the case changed; the first where empty.
+    time : float
+        Seconds since 1970 began, UTC; 0 where unknown.
+    about : mapping
+        JSON-ready facts, such as the tool's options or the model, its hashes and its device.
     """
 
     box: Box
@@ -59,6 +74,12 @@ class Edit:
     tool: str = ""
     author: str = ""
     words: str = ""
+    kind: Who = ""
+    number: int = 0
+    authors_before: bytes = b""
+    mask: str = ""
+    time: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)  # Any: plain JSON values
 
     @classmethod
     def between(
@@ -71,6 +92,10 @@ class Edit:
         tool: str = "",
         author: str = "",
         words: str = "",
+        kind: Who = "",
+        number: int = 0,
+        authors: npt.NDArray[np.uint8] | None = None,
+        claimed: npt.NDArray[np.bool_] | None = None,
     ) -> Edit:
         """Return the edit that turns `before` into `after`.
 
@@ -83,8 +108,12 @@ class Edit:
             shape of the box rather than that of `after`, it is taken as the box's old content.
         labels : pair of LabelTable, optional
             The table before and after.
-        tool, author, words : str
+        tool, author, words, kind, number
             As for `Edit`; `words` default to the tool's name.
+        authors : array of uint8, optional
+            Author numbers before, of the shape that the box has.
+        claimed : array of bool, optional
+            Voxels, of that shape, that take the new author even where their id stays.
 
         Raises
         ------
@@ -108,12 +137,17 @@ class Edit:
             tool=tool,
             author=author,
             words=words or tool,
+            kind=kind,
+            number=number,
         )
-        found = difference_box(old, new)
+        gained = None
+        if claimed is not None and authors is not None:
+            gained = (claimed & (authors != number)) | (old != new)
+        found = difference_box(old, new) if gained is None else tight_box(gained)
         if found is None:
             return rows
         old, new = old[found], new[found]
-        changed = old != new
+        changed = old != new if gained is None else gained[found]
         ids_before, ids_after = old[changed], new[changed]
         dtype = smallest_unsigned(max(int(ids_before.max()), int(ids_after.max()))).newbyteorder(
             "<"
@@ -129,6 +163,7 @@ class Edit:
             changed=zlib.compress(np.packbits(changed).tobytes(), 1),
             before=_packed(ids_before, dtype),
             after=_packed(ids_after, dtype),
+            authors_before=b"" if authors is None else _packed(authors[found][changed], _BYTE),
         )
 
     @property
@@ -139,10 +174,21 @@ class Edit:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed voxels."""
-        return len(self.changed) + len(self.before) + len(self.after)
+        return sum(map(len, self._parts))
 
-    def apply(self, ids: Ids) -> Box:
-        """Write the ids after the step into `ids`, in place; return the changed box.
+    @property
+    def _parts(self) -> tuple[bytes, ...]:
+        return self.changed, self.before, self.after, self.authors_before
+
+    def moved(self, starts: Iterable[int]) -> Edit:
+        """Return the same step on a larger array, in which this one's array begins at `starts`."""
+        if not self.voxels:
+            return self
+        box = tuple(slice(b.start + s, b.stop + s) for b, s in zip(self.box, starts, strict=True))
+        return replace(self, box=box)
+
+    def apply(self, ids: Ids, authors: npt.NDArray[np.uint8] | None = None) -> Box:
+        """Write what the step made into `ids` and `authors`, in place; return the changed box.
 
         Raises
         ------
@@ -150,11 +196,17 @@ class Edit:
             If `ids` does not hold what it held before the step, or its type is too narrow;
             nothing is written then.
         """
-        return self._write(ids, self.before, self.after)
+        return self._write(ids, authors, is_back=False)
 
-    def revert(self, ids: Ids) -> Box:
-        """Write the ids before the step into `ids`, in place; the opposite of `apply`."""
-        return self._write(ids, self.after, self.before)
+    def revert(self, ids: Ids, authors: npt.NDArray[np.uint8] | None = None) -> Box:
+        """Write what was before the step into `ids` and `authors`; the opposite of `apply`."""
+        return self._write(ids, authors, is_back=True)
+
+    def ids_after(self, *, is_back: bool = False) -> list[int]:
+        """Return the ids that the changed voxels have after the step (before it, if `is_back`)."""
+        if not self.voxels:
+            return []
+        return [int(i) for i in np.unique(self._ids(self.before if is_back else self.after))]
 
     def table_after(self, labels: LabelTable) -> LabelTable:
         """Return the table with the step's rows applied."""
@@ -164,7 +216,7 @@ class Edit:
         """Return the table with the step's rows reverted."""
         return labels.without(row.id for row in self.rows_after).with_rows(self.rows_before)
 
-    def _write(self, ids: Ids, held: bytes, wanted: bytes) -> Box:
+    def _write(self, ids: Ids, authors: npt.NDArray[np.uint8] | None, *, is_back: bool) -> Box:
         if not self.voxels:
             return self.box
         if len(self.box) != ids.ndim or any(
@@ -177,7 +229,9 @@ class Edit:
             raise InputError(msg)
         region = ids[self.box]
         changed = self._mask(region.shape)
-        old, new = self._ids(held), self._ids(wanted)
+        old, new = self._ids(self.before), self._ids(self.after)
+        if is_back:
+            old, new = new, old
         if not np.array_equal(region[changed], np.broadcast_to(old, self.voxels)):
             msg = (
                 f"expected the voxels as step {self.words!r} left them, got others in {self.box}; "
@@ -191,6 +245,9 @@ class Edit:
             )
             raise InputError(msg)
         region[changed] = new
+        if authors is not None and self.authors_before:
+            before = np.frombuffer(zlib.decompress(self.authors_before), np.uint8)
+            authors[self.box][changed] = before if is_back else self.number
         return self.box
 
     def _mask(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -202,21 +259,24 @@ class Edit:
         return np.frombuffer(zlib.decompress(packed), self.dtype)
 
     def to_bytes(self) -> bytes:
-        """Return the edit as one record: a JSON head, then the three packed parts."""
-        parts = (self.changed, self.before, self.after)
+        """Return the edit as one record: a JSON head, then the packed parts."""
+        plain = Edit(self.box)
         head = {
             "box": [[part.start, part.stop] for part in self.box],
-            "voxels": self.voxels,
-            "dtype": self.dtype,
-            "parts": [len(part) for part in parts],
-            "rows_before": LabelTable(self.rows_before).to_rows(),
-            "rows_after": LabelTable(self.rows_after).to_rows(),
-            "tool": self.tool,
-            "author": self.author,
-            "words": self.words,
+            "parts": [len(part) for part in self._parts],
+            **{
+                name: getattr(self, name)
+                for name in _PLAIN
+                if getattr(self, name) != getattr(plain, name)
+            },
+            **{
+                name: LabelTable(getattr(self, name)).to_rows()
+                for name in ("rows_before", "rows_after")
+                if getattr(self, name)
+            },
         }
         text = json.dumps(head, separators=(",", ":")).encode()
-        return b"".join((struct.pack("<I", len(text)), text, *parts))
+        return b"".join((struct.pack("<I", len(text)), text, *self._parts))
 
     @classmethod
     def from_bytes(cls, record: bytes) -> Edit:
@@ -234,23 +294,28 @@ class Edit:
             for length in head["parts"]:
                 parts.append(record[start : start + length])
                 start += length
-            changed, before, after = parts
+            changed, before, after, authors_before = parts
             return cls(
                 box=tuple(slice(first, stop) for first, stop in head["box"]),
-                voxels=head["voxels"],
-                dtype=head["dtype"],
                 changed=changed,
                 before=before,
                 after=after,
-                rows_before=tuple(LabelTable.from_rows(head["rows_before"]).values()),
-                rows_after=tuple(LabelTable.from_rows(head["rows_after"]).values()),
-                tool=head["tool"],
-                author=head["author"],
-                words=head["words"],
+                authors_before=authors_before,
+                rows_before=_rows(head.get("rows_before")),
+                rows_after=_rows(head.get("rows_after")),
+                **{name: head[name] for name in _PLAIN if name in head},
             )
         except (struct.error, ValueError, KeyError, TypeError) as error:
             msg = f"expected the record of an edit, got {record[:24]!r}...; the journal is damaged"
             raise FormatError(msg) from error
+
+
+# Fields that a record holds as they are, left out at their defaults.
+_PLAIN = ("voxels", "dtype", "tool", "author", "words", "kind", "number", "mask", "time", "about")
+
+
+def _rows(found: list[Mapping[str, Any]] | None) -> tuple[Label, ...]:  # Any: plain JSON values
+    return tuple(LabelTable.from_rows(found).values()) if found else ()
 
 
 class History:
@@ -307,45 +372,59 @@ class History:
         """Bytes that the packed voxels of all steps take."""
         return sum(edit.nbytes for edit in self._edits)
 
+    @property
+    def last(self) -> Edit | None:
+        """The step that `undo` would take back."""
+        return self._edits[self._position - 1] if self.can_undo else None
+
+    @property
+    def next(self) -> Edit | None:
+        """The step that `redo` would do again."""
+        return self._edits[self._position] if self.can_redo else None
+
     def push(self, edit: Edit) -> None:
         """Add a step whose voxels are already in the mask; undone steps are forgotten."""
         del self._edits[self._position :]
         self._edits.append(edit)
         self._position += 1
 
-    def apply(self, edit: Edit, ids: Ids) -> Box:
+    def apply(self, edit: Edit, ids: Ids, authors: npt.NDArray[np.uint8] | None = None) -> Box:
         """Write a new step into `ids`, in place, and add it."""
-        box = edit.apply(ids)
+        box = edit.apply(ids, authors)
         self.push(edit)
         return box
 
-    def undo(self, ids: Ids) -> Edit | None:
+    def undo(self, ids: Ids, authors: npt.NDArray[np.uint8] | None = None) -> Edit | None:
         """Revert the last applied step in `ids`, in place; return it, or None if there is none."""
-        if not self.can_undo:
-            return None
-        edit = self._edits[self._position - 1]
-        edit.revert(ids)
-        self._position -= 1
+        edit = self.last
+        if edit is not None:
+            edit.revert(ids, authors)
+            self._position -= 1
         return edit
 
-    def redo(self, ids: Ids) -> Edit | None:
+    def redo(self, ids: Ids, authors: npt.NDArray[np.uint8] | None = None) -> Edit | None:
         """Apply the next undone step to `ids`, in place; return it, or None if there is none."""
-        if not self.can_redo:
-            return None
-        edit = self._edits[self._position]
-        edit.apply(ids)
-        self._position += 1
+        edit = self.next
+        if edit is not None:
+            edit.apply(ids, authors)
+            self._position += 1
         return edit
 
-    def go_to(self, position: int, ids: Ids) -> list[Edit]:
-        """Undo or redo in `ids`, in place, until `position` steps are applied; return the walk."""
+    def require(self, position: int) -> None:
+        """Raise `InputError` unless `position` steps can be applied."""
         if not 0 <= position <= len(self._edits):
             msg = f"expected a step from 0 to {len(self._edits)}, got {position!r}; choose another"
             raise InputError(msg)
+
+    def go_to(
+        self, position: int, ids: Ids, authors: npt.NDArray[np.uint8] | None = None
+    ) -> list[Edit]:
+        """Undo or redo in `ids`, in place, until `position` steps are applied; return the walk."""
+        self.require(position)
         walked = []
         while self._position != position:
-            edit = self.undo(ids) if self._position > position else self.redo(ids)
-            if edit is not None:
+            step = self.undo if self._position > position else self.redo
+            if (edit := step(ids, authors)) is not None:
                 walked.append(edit)
         return walked
 
