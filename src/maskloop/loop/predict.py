@@ -25,11 +25,14 @@ from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats.base import receipt_of
 from maskloop.formats.verify import Receipt
+from maskloop.ops.candidates import Sieve, worklist
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from maskloop.core.review import Candidate
     from maskloop.formats.base import Choices
+    from maskloop.models.base import Segmentation
     from maskloop.models.cards import ModelCard
 
 _ONE_IMAGE = (InputError, StorageError, MissingFileError, DeviceError, VerificationError)
@@ -53,6 +56,9 @@ class Prediction:
         From pixels to mask, loading not counted.
     notes : tuple of str
         What the person should read.
+    candidates : tuple of Candidate, optional
+        What the model nearly drew, the likeliest first. None where nobody asked, or the model
+        gives no probabilities.
     """
 
     mask: Mask
@@ -60,6 +66,7 @@ class Prediction:
     device: str
     seconds: float
     notes: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +170,14 @@ class Predictor:
         self._family = FAMILIES.get(self.card.family)
         self._network = self._family.load(self.card, files)
 
-    def predict(self, image: Image | Path | str, job: Job | None = None) -> Prediction:
-        """Return what the model finds in one image.
+    def predict(
+        self,
+        image: Image | Path | str,
+        job: Job | None = None,
+        *,
+        candidates: bool | float | Sieve = False,
+    ) -> Prediction:
+        """Return what the model finds in one image; `candidates` as for `predict`.
 
         Raises
         ------
@@ -178,20 +191,31 @@ class Predictor:
         job = job or Job()
         image = _loaded(image, job)
         card = self.card
-        words = card.why_not(
+        why_not = card.why_not(
             ndim=image.geometry.ndim,
             channels=image.channels,
             frames=image.frames + int(image.has_time),
             name=image.name,
         )
-        if words:
-            raise InputError(words)
+        if why_not:
+            raise InputError(why_not)
+        sieve = Sieve.of(candidates)
         told = len(job.notes)
         start = time.perf_counter()
-        found = self._family.segment(self._network, image, card=card, device=self.device, job=job)
+        found = self._segment(image, job, wants_chances=sieve is not None)
         mask = Mask.like(image, found.ids, _signed(found.labels, card.name))
-        seconds = time.perf_counter() - start
         notes = [*found.notes, *job.notes[told:]]
+        listed = None
+        if sieve is not None and found.chances is not None:
+            work = worklist(mask, found.chances, sieve)
+            listed = work.candidates
+            notes.append(work.words(sieve))
+        elif sieve is not None:
+            notes.append(
+                f"{card.name} tells no probabilities of what it leaves out: no candidates, look "
+                "for missed objects yourself"
+            )
+        seconds = time.perf_counter() - start
         if self.device.note:
             notes.append(self.device.note)
         if found.lost:
@@ -199,7 +223,18 @@ class Predictor:
                 f"{found.lost} voxels were claimed by more than one object: the better score has "
                 f"them"
             )
-        return Prediction(mask, card.name, self.device.name, seconds, tuple(dict.fromkeys(notes)))
+        words = tuple(dict.fromkeys(notes))
+        return Prediction(mask, card.name, self.device.name, seconds, words, listed)
+
+    def _segment(self, image: Image, job: Job, *, wants_chances: bool) -> Segmentation:
+        from maskloop.models.base import GivesChances
+
+        family = self._family
+        if wants_chances and isinstance(family, GivesChances):
+            segment = family.segment_with_chances
+        else:
+            segment = family.segment
+        return segment(self._network, image, card=self.card, device=self.device, job=job)
 
 
 def predict(
@@ -207,6 +242,7 @@ def predict(
     model: str | ModelCard,
     *,
     device: str = "auto",
+    candidates: bool | float | Sieve = False,
     job: Job | None = None,
 ) -> Prediction:
     """Segment one image.
@@ -219,6 +255,9 @@ def predict(
         Name on the menu (`maskloop.list_models`), or a card. Its weights are fetched on first use.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    candidates : bool, float or Sieve
+        Whether to list what the model nearly drew (`Prediction.candidates`); a number is the
+        probability to begin at, 0.1 where only asked.
     job : Job, optional
         Progress and cancel.
 
@@ -234,7 +273,7 @@ def predict(
     """
     job = job or Job()
     image = _loaded(image, job)
-    return Predictor(model, device, job=job).predict(image, job)
+    return Predictor(model, device, job=job).predict(image, job, candidates=candidates)
 
 
 def predict_all(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskloop.core.labels import LabelTable
     from maskloop.core.mask import Mask
     from maskloop.models.cards import ModelCard
+    from maskloop.ops.candidates import Chances
     from maskloop.ops.device import Device
 
 IGNORE = -1
@@ -43,12 +44,15 @@ class Segmentation:
         What a person should know: channels converted, slices taken one by one.
     lost : int
         Voxels that a second object also claimed and did not get.
+    chances : Chances, optional
+        How likely things are where they were not drawn; only from `GivesChances`.
     """
 
     ids: npt.NDArray[Any]  # Any: the narrowest unsigned type that fits
     labels: LabelTable
     notes: tuple[str, ...] = ()
     lost: int = 0
+    chances: Chances | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +156,26 @@ class Family(Protocol):
         Of ``mirror_x mirror_y mirror_z rotate scale elastic gamma noise blur``.
         """
         ...
+
+
+@runtime_checkable
+class GivesChances(Protocol):
+    """A family whose networks say how likely each class is, voxel by voxel; beside `Family`."""
+
+    def segment_with_chances(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> Segmentation:
+        """Return what `Family.segment` returns, with `Segmentation.chances` filled.
+
+        The chances come back to the image's grid as the labels do.
+        """
+        ...
+
+
+def things_of(card: ModelCard) -> tuple[int, ...]:
+    """Return the label ids whose pieces can be missed: countable ones, or all if none is marked."""
+    marked = tuple(i for i, row in card.labels.items() if row.is_thing)
+    return marked or tuple(card.labels)
 
 
 def class_indices(mask: Mask, card: ModelCard) -> tuple[npt.NDArray[Any], list[int]]:

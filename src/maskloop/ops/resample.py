@@ -100,6 +100,30 @@ def labels(ids: Array, shape: Sequence[int], *, n: int | None = None) -> Array:
     return _vote(ids, _edge_aligned(ids.shape, shape), n)
 
 
+def linear(values: Array, shape: Sequence[int]) -> Array:
+    """Return numbers on a grid of `shape` over the same box, interpolated linearly.
+
+    Some planes at a time: beside the result, no volume of floats is made.
+
+    Parameters
+    ----------
+    values : array
+        ``(z, y, x)`` or ``(y, x)``, any dtype; whole numbers are rounded.
+    shape : sequence of int
+        Wanted shape; outermost voxel edges coincide.
+    """
+    at = _edge_aligned(values.shape, shape)
+    out = np.empty(tuple(shape), dtype=values.dtype)
+    step = max(1, 16 * _CHUNK // max(1, out[0].size))
+    for first in range(0, len(out), step):
+        here = at[0][first : first + step]
+        low = max(0, int(np.floor(here[0])))
+        part = values[low : int(np.floor(here[-1])) + 2]
+        found = _linear(part, (here - low, *at[1:]))
+        out[first : first + step] = _as_dtype(found, values.dtype)
+    return out
+
+
 def scores(scores: Array, shape: Sequence[int]) -> Array:
     """Return the winning class on a finer (or coarser) grid, without scores on that grid.
 
