@@ -87,3 +87,34 @@ def test_boxes_are_those_of_each_id_that_occurs():
         2: (slice(4, 5), slice(0, 1), slice(0, 1)),
         4: (slice(1, 3), slice(2, 4), slice(5, 9)),
     }
+
+
+def test_the_piece_at_a_voxel_is_the_one_that_holds_it():
+    region = np.zeros((4, 20, 20), dtype=bool)
+    region[1:3, 3:6, 3:6] = region[1:3, 10:12, 3:6] = True
+    found = components.piece_at(region, (2, 10, 4))
+    assert found.sum() == 12
+    assert found[1, 11, 5]
+    assert not components.piece_at(region, (0, 0, 0)).any()
+    assert not components.piece_at(np.zeros_like(region), (1, 4, 4)).any()
+
+
+def test_surroundings_are_the_id_across_most_faces_but_never_a_forbidden_one():
+    ids = np.zeros((9, 9), dtype=np.uint8)
+    ids[3:6, 2:7] = 1
+    ids[4, 3] = 2
+    ids[3, 3] = 5
+    region = ids == 2
+    assert components.surroundings(ids, region) == 1
+    assert components.surroundings(ids, region, never=[1]) == 5
+    assert components.surroundings(ids, region, never=[1, 5]) == 0
+    assert components.surroundings(ids, np.zeros_like(region)) == 0
+
+
+def test_the_largest_piece_keeps_its_id_and_the_others_get_new_ones_by_size():
+    sizes = np.array([900, 4, 30, 8, 2])
+    stays = np.array([False, True, True, True, False])
+    assert components.numbered(sizes, stays, label=3, start=7).tolist() == [0, 8, 3, 7, 0]
+    assert not components.numbered(sizes, np.zeros(5, bool), label=3, start=7).any()
+    with pytest.raises(InputError, match="expected room for 3 new ids"):
+        components.numbered(sizes, stays, label=3, start=2**32 - 2)

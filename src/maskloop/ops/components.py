@@ -9,9 +9,12 @@ import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
+from maskloop.core.mask import id_runs
 from maskloop.ops.regions import box_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from maskloop.core.geometry import Box
 
 Region = npt.NDArray[np.bool_]
@@ -44,49 +47,72 @@ def label(region: npt.NDArray[Any], *, connectivity: int | None = None) -> tuple
     InputError
         If the connectivity is not one of the region's dimension.
     """
+    box, part, count = _pieces(region, connectivity)
+    ids = np.zeros(region.shape, dtype=smallest_unsigned(count))
+    if box is not None:
+        ids[box] = part
+    return ids, count
+
+
+def _pieces(region: npt.NDArray[Any], connectivity: int | None) -> tuple[Box | None, Ids, int]:
+    """Return the region's box, the pieces in it as ids of any unsigned type, and how many."""
     import cc3d
 
     region = _as_region(region)
     connectivity = _checked(connectivity, region.ndim)
     box = _box(region)
     if box is None:
-        return np.zeros(region.shape, dtype=np.uint8), 0
+        return None, np.zeros((0,) * region.ndim, np.uint8), 0
     part, count = cc3d.connected_components(
         np.ascontiguousarray(region[box]),
         connectivity=connectivity,
         return_N=True,
         binary_image=True,
     )
-    ids = np.zeros(region.shape, dtype=smallest_unsigned(int(count)))
-    ids[box] = part
-    return ids, int(count)
+    return box, part, int(count)
 
 
 def sizes(ids: Ids, count: int) -> npt.NDArray[np.int64]:
-    """Return the voxels of each id from 0 to `count`, counted slab by slab."""
+    """Return the voxels of each id from 0 to `count`."""
     total = np.zeros(count + 1, dtype=np.int64)
-    # np.bincount makes an int64 copy of what it is given.
-    for slab in ids if ids.ndim > 2 else (ids,):
-        total += np.bincount(slab.ravel(), minlength=count + 1)
+    # np.bincount makes an int64 copy of what it is given: it gets runs, not voxels.
+    for found, lengths in id_runs(ids):
+        total += np.bincount(found, lengths, minlength=count + 1).astype(np.int64)
     return total
 
 
 def largest(region: npt.NDArray[Any], *, connectivity: int | None = None) -> Region:
     """Return the piece with the most voxels; one of them on a tie."""
-    pieces, count = label(region, connectivity=connectivity)
-    if count < 2:
-        return pieces > 0
-    return np.asarray(pieces == 1 + int(sizes(pieces, count)[1:].argmax()))
+    box, pieces, count = _pieces(region, connectivity)
+    kept = np.zeros(region.shape, dtype=bool)
+    if box is not None:
+        kept[box] = pieces == 1 + int(sizes(pieces, count)[1:].argmax())
+    return kept
 
 
 def drop_small(
     region: npt.NDArray[Any], min_voxels: int, *, connectivity: int | None = None
 ) -> Region:
     """Return the region without its pieces of fewer than `min_voxels` voxels."""
-    pieces, count = label(region, connectivity=connectivity)
-    stays = sizes(pieces, count) >= min_voxels
-    stays[0] = False
-    return np.asarray(stays[pieces])
+    box, pieces, count = _pieces(region, connectivity)
+    kept = np.zeros(region.shape, dtype=bool)
+    if box is not None:
+        stays = sizes(pieces, count) >= min_voxels
+        stays[0] = False
+        kept[box] = stays[pieces]
+    return kept
+
+
+def piece_at(
+    region: npt.NDArray[Any], index: Sequence[int], *, connectivity: int | None = None
+) -> Region:
+    """Return the piece that holds the voxel at `index`; empty where that is outside the region."""
+    box, pieces, _ = _pieces(region, connectivity)
+    kept = np.zeros(region.shape, dtype=bool)
+    if box is not None and region[tuple(index)]:
+        at = tuple(i - part.start for i, part in zip(index, box, strict=True))
+        kept[box] = pieces == pieces[at]
+    return kept
 
 
 def fill_holes(region: npt.NDArray[Any]) -> Region:
@@ -97,13 +123,69 @@ def fill_holes(region: npt.NDArray[Any]) -> Region:
     import fill_voids
 
     region = _as_region(region)
+    filled = np.zeros(region.shape, dtype=bool)
     box = _box(region)
-    if box is None:
-        return region.copy()
-    filled = region.copy()
-    # Nothing outside the tight box is enclosed, and no hole reaches the box's faces.
-    filled[box] = fill_voids.fill(np.ascontiguousarray(region[box]), in_place=False)
+    if box is not None:
+        # Nothing outside the tight box is enclosed, and no hole reaches the box's faces.
+        filled[box] = fill_voids.fill(np.ascontiguousarray(region[box]), in_place=False)
     return filled
+
+
+def surroundings(ids: Ids, region: Region, *, never: Collection[int] = ()) -> int:
+    """Return the id with most voxels across the faces of `region`, background among them.
+
+    Parameters
+    ----------
+    ids : array of unsigned int
+        The ids around; those inside the region do not count.
+    region : array of bool
+        Of the shape of `ids`.
+    never : collection of int
+        Ids that are not chosen, such as locked ones; 0 where there is no other.
+    """
+    from scipy import ndimage
+
+    box = box_of(region.view(np.uint8), 1, margin=1)
+    if box is None:
+        return 0
+    border = ndimage.binary_dilation(region[box]) & ~region[box]
+    found, counts = np.unique(ids[box][border], return_counts=True)
+    counts[np.isin(found, list(never))] = 0
+    return int(found[counts.argmax()]) if counts.any() else 0
+
+
+def numbered(
+    sizes: npt.NDArray[np.int64], stays: npt.NDArray[np.bool_], *, label: int, start: int
+) -> npt.NDArray[np.uint32]:
+    """Return the new id of every piece: the largest keeps `label`, the others get their own.
+
+    Parameters
+    ----------
+    sizes : array of int64
+        Voxels of the pieces 0 to n; piece 0 is the background.
+    stays : array of bool
+        Which pieces keep an id; the others get 0.
+    label : int
+        Id of the largest piece.
+    start : int
+        Id of the second largest; the ones after it count on.
+
+    Raises
+    ------
+    InputError
+        If the ids do not fit into 32 bits.
+    """
+    new = np.zeros(len(sizes), dtype=np.uint32)
+    order = sorted(np.flatnonzero(stays), key=lambda piece: -int(sizes[piece]))
+    if start + len(order) > np.iinfo(np.uint32).max:
+        msg = (
+            f"expected room for {len(order)} new ids above {start - 1}, got none; renumber the "
+            "labels"
+        )
+        raise InputError(msg)
+    new[order[:1]] = label
+    new[order[1:]] = np.arange(start, start + max(len(order) - 1, 0))
+    return new
 
 
 def boxes(ids: Ids) -> dict[int, Box]:
