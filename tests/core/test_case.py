@@ -1,15 +1,28 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from maskloop.core import lock
 from maskloop.core.case import Case
 from maskloop.core.edits import Edit
-from maskloop.core.errors import FormatError, InputError, MissingFileError, StorageError
+from maskloop.core.errors import (
+    FormatError,
+    InputError,
+    MissingFileError,
+    ReadOnlyError,
+    StorageError,
+)
 from maskloop.core.geometry import Geometry
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
@@ -66,11 +79,12 @@ def test_the_folder_is_private_and_names_no_patient(tmp_path):
     with Case.create(folder, start(), provenance={"image_sha256": "ab"}) as case:
         case.apply(painted(case.mask, 1))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {p.name for p in folder.iterdir()} == {"case.json", "journal", "start.npy"}
+    assert {p.name for p in folder.iterdir()} == {"case.json", "journal", "lock", "start-0.npz"}
     assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in folder.iterdir())
     assert not any(b"DOE" in p.read_bytes() for p in folder.iterdir())
     about = json.loads((folder / "case.json").read_text())
-    assert about["provenance"] == {"image_sha256": "ab"}
+    assert about["provenance"]["image_sha256"] == "ab"
+    assert set(about["provenance"]["versions"]) == {"maskloop", "python", "numpy"}
     assert [p.name for p in tmp_path.iterdir()] == ["a.maskloop"]
 
 
@@ -122,3 +136,339 @@ def test_a_step_of_another_mask_is_refused_and_not_journalled(tmp_path):
             case.apply(foreign)
     with Case.open(tmp_path / "a.maskloop") as again:
         assert len(again.history) == 0
+
+
+def ball_of(shape, spacing, index, radius):
+    grid = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    squares = [((g - i) * s) ** 2 for g, i, s in zip(grid, index, spacing, strict=True)]
+    return sum(squares) <= radius**2
+
+
+def test_a_painted_ball_is_round_in_millimetres():
+    shape, spacing = (20, 40, 40), (3.0, 0.7, 0.9)
+    mask = Mask(np.zeros(shape, np.uint8), Geometry.regular(shape, spacing), LabelTable())
+    case = Case.in_memory(mask)
+    case.paint((9, 20, 17), radius_mm=6.5, label="lesion")
+    assert np.array_equal(case.mask.data > 0, ball_of(shape, spacing, (9, 20, 17), 6.5))
+    assert case.mask.labels[1].name == "lesion"
+    case.paint((19, 0, 39), radius_mm=2, label=1)  # cut by the edge
+    case.paint((3, 3, 3), radius_mm=0, label=300)  # one voxel, in a wider type
+    assert case.mask.data.dtype == np.uint16
+    assert case.mask.data[3, 3, 3] == 300
+    assert np.count_nonzero(case.mask.data == 300) == 1
+    assert case.mask.labels[300].name == "label 300"
+
+
+def test_a_disc_is_painted_on_a_picture_and_one_frame_of_a_series():
+    flat = Mask(np.zeros((30, 40), np.uint8), Geometry.pixels((30, 40)), LabelTable())
+    case = Case.in_memory(flat)
+    case.paint((10, 12), radius_mm=5, label=2)
+    assert np.array_equal(case.mask.data == 2, ball_of((30, 40), (1, 1), (10, 12), 5))
+    moving = Mask(
+        np.zeros((3, 4, 9, 9), np.uint8), Geometry.regular((4, 9, 9), (2, 1, 1)), LabelTable()
+    )
+    case = Case.in_memory(moving)
+    case.paint((1, 2, 4, 4), radius_mm=2, label=1)
+    assert np.array_equal(case.mask.data[1] == 1, ball_of((4, 9, 9), (2, 1, 1), (2, 4, 4), 2))
+    assert not case.mask.data[[0, 2]].any()
+
+
+@pytest.mark.parametrize(
+    ("index", "radius", "label", "words"),
+    [
+        ((4, 0, 0), 1, 1, "expected an index within the shape"),
+        ((0, 0), 1, 1, "expected an index within the shape"),
+        ((0, float("nan"), 0), 1, 1, "expected an index within the shape"),
+        ((0, 0, 0), -1, 1, "expected a radius of at least 0"),
+        ((0, 0, 0), float("inf"), 1, "expected a radius of at least 0"),
+        ((0, 0, 0), 1, -1, "expected a label of at least 0"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_in_words(index, radius, label, words):
+    case = Case.in_memory(start())
+    with pytest.raises(InputError, match=words):
+        case.paint(index, radius_mm=radius, label=label)
+    assert len(case.history) == 0
+
+
+def test_no_tool_or_model_changes_what_a_person_painted(tmp_path):
+    with Case.create(tmp_path / "a.maskloop", start(), author="anna") as case:
+        case.paint((1, 2, 1), radius_mm=1, label=2)  # over liver and background
+        case.paint((2, 2, 2), radius_mm=0, label=0)  # erased by hand: stays erased
+        painted_now = case.mask.data.copy()
+        by_hand = case.hand()
+        assert np.count_nonzero(by_hand) == 6
+        found = case.change(np.full((4, 6, 5), 1, np.uint8), tool="phantom", kind="model")
+        assert np.array_equal(case.mask.data[by_hand], painted_now[by_hand])
+        assert (case.mask.data[~by_hand] == 1).all()
+        assert found.refused is not None
+        assert found.refused.by_hand == found.refused.count == 6
+        assert found.refused.words == "6 voxels painted by hand stayed as they were"
+        ghost = np.zeros((4, 6, 5), bool)
+        ghost[found.refused.box] = found.refused.region
+        assert np.array_equal(ghost, by_hand)
+        forced = case.change(np.full((4, 6, 5), 1, np.uint8), tool="x", over_hand=True)
+        assert forced.refused is None
+        assert (case.mask.data == 1).all()
+        case.undo()
+        assert np.array_equal(case.hand(), by_hand)
+    with Case.open(tmp_path / "a.maskloop") as again:
+        assert np.array_equal(again.hand(), by_hand)
+        assert again.authors[1].name == "anna"
+
+
+def test_a_stroke_over_the_same_label_makes_the_voxel_the_persons():
+    case = Case.in_memory(start())
+    case.paint((1, 2, 2), radius_mm=0, label=1)
+    assert case.mask.data[1, 2, 2] == 1
+    case.change(np.zeros((4, 6, 5), np.uint8), tool="model", kind="model")
+    assert np.flatnonzero(case.mask.data).tolist() == [np.ravel_multi_index((1, 2, 2), (4, 6, 5))]
+    case.undo()
+    case.undo()
+    assert not case.hand().any()
+
+
+def test_a_locked_label_neither_loses_nor_gains_a_voxel():
+    case = Case.in_memory(start())
+    case.set_labels(LabelTable([Label(1, "liver", locked=True), Label(2, "tumour")]), "lock liver")
+    before = case.mask.data.copy()
+    edit = case.paint((1, 1, 1), radius_mm=2, label=2)
+    assert (case.mask.data[before == 1] == 1).all()
+    assert (case.mask.data == 2).any()
+    assert edit.voxels == np.count_nonzero(case.mask.data == 2)
+    with pytest.raises(InputError, match="expected an unlocked label, got 'liver'"):
+        case.paint((0, 0, 0), radius_mm=1, label=1)
+    found = case.change(np.full((4, 6, 5), 1, np.uint8), kind="person", tool="fill")
+    assert found.edit.is_empty
+    assert found.refused is not None
+    assert found.refused.locked == np.count_nonzero(before == 0)
+    case.undo()
+    case.undo()
+    assert not case.mask.labels[1].locked
+
+
+def test_what_changed_meanwhile_stays():
+    case = Case.in_memory(start())
+    since = case.mask.data.copy()
+    case.change(np.where(since == 0, 3, since).astype(np.uint8), tool="grow")
+    found = case.change(np.zeros_like(since), since=since, tool="late")
+    assert found.refused is not None
+    assert found.refused.changed_since == np.count_nonzero(since == 0)
+    assert np.array_equal(case.mask.data == 3, since == 0)
+
+
+def random_walk(case, rng, count):
+    shape = case.mask.data.shape
+    for _ in range(count):
+        kind = rng.integers(7)
+        at = [int(rng.integers(n)) for n in shape]
+        if kind == 0:
+            label = int(rng.choice([0, 1, 2, 3, 300]))
+            if label == 0 or label not in case.mask.labels or not case.mask.labels[label].locked:
+                case.paint(at, radius_mm=float(rng.uniform(0, 4)), label=label)
+        elif kind == 1:
+            wanted = case.mask.data.copy()
+            wanted[: at[0] + 1] = 1
+            case.change(wanted, tool="model", kind="model", author="net", words="model run")
+        elif kind == 2:
+            wanted = np.roll(case.mask.data, 1, axis=1)
+            case.change(wanted, tool="smooth", over_hand=bool(rng.integers(2)))
+        elif kind == 3 and case.mask.labels:
+            number = int(rng.choice(list(case.mask.labels)))
+            row = case.mask.labels[number]
+            changes = [
+                {"name": f"n{rng.integers(99)}"},
+                {"colour": "#123456"},
+                {"locked": not row.locked},
+                {"status": "accepted"},
+            ]
+            case.set_labels(case.mask.labels.with_rows([replace(row, **changes[rng.integers(4)])]))
+        elif kind == 4:
+            wanted = case.mask.data.copy()
+            wanted[wanted == 2] = 0
+            case.change(wanted, kind="person", tool="delete", words="delete 2")
+        elif kind == 5 and "other" in case.masks:
+            case.paint(at, radius_mm=2, label="cyst", mask="other")
+        elif kind == 6:
+            case.undo()
+            case.undo()
+            case.redo()
+
+
+def test_300_random_steps_undone_give_the_first_bytes_back_and_redone_the_last(tmp_path):
+    rng = np.random.default_rng(4)
+    with Case.create(tmp_path / "a.maskloop", start(), author="anna") as case:
+        case.add_mask("other", replace(start(), data=np.zeros((4, 6, 5), np.uint8)))
+        first = {n: (m.data.tolist(), dict(m.labels)) for n, m in case.masks.items()}
+        while len(case.history) < 300:
+            random_walk(case, rng, 50)
+        case.redo()
+        last = {n: (m.data.tolist(), dict(m.labels)) for n, m in case.masks.items()}
+        by = {n: case.author_of(mask=n).tolist() for n in case.masks}
+    with Case.open(tmp_path / "a.maskloop") as again:
+        steps = again.history.position
+        assert {n: (m.data.tolist(), dict(m.labels)) for n, m in again.masks.items()} == last
+        assert {n: again.author_of(mask=n).tolist() for n in again.masks} == by
+        again.go_to(0)
+        assert {n: (m.data.tolist(), dict(m.labels)) for n, m in again.masks.items()} == first
+        assert not any(again.author_of(mask=n).any() for n in again.masks)
+        again.compact()
+    with Case.open(tmp_path / "a.maskloop") as third:
+        assert third.history.position == 0
+        third.go_to(steps)
+        assert {n: (m.data.tolist(), dict(m.labels)) for n, m in third.masks.items()} == last
+        assert {n: third.author_of(mask=n).tolist() for n in third.masks} == by
+
+
+def test_a_second_window_reads_and_a_dead_one_locks_nothing(tmp_path):
+    folder = tmp_path / "a.maskloop"
+    with Case.create(folder, start()) as case:
+        case.paint((0, 0, 0), radius_mm=0, label=1)
+        second = Case.open(folder)
+        assert second.is_read_only
+        assert "open in another window (process" in second.notices[0]
+        assert np.array_equal(second.mask.data, case.mask.data)
+        with pytest.raises(ReadOnlyError, match="for reading only"):
+            second.paint((0, 0, 1), radius_mm=0, label=1)
+        with pytest.raises(ReadOnlyError):
+            second.undo()
+        size = (folder / "journal").stat().st_size
+        second.close()
+        case.paint((0, 0, 1), radius_mm=0, label=1)
+        assert (folder / "journal").stat().st_size > size
+    script = f"""
+import os
+from pathlib import Path
+from maskloop.core import lock
+from maskloop.core.case import Case
+case = Case.open(Path({str(folder)!r}))
+case.paint((0, 0, 2), radius_mm=0, label=1)
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert lock.state(folder / "lock") == ("", True)
+    with Case.open(folder) as again:
+        assert not again.is_read_only
+        assert again.mask.data[0, 0, :3].tolist() == [1, 1, 1]
+    assert lock.state(folder / "lock") == ("", False)
+
+
+def test_a_folder_that_cannot_be_written_is_opened_for_reading(tmp_path, monkeypatch):
+    folder = tmp_path / "a.maskloop"
+    Case.create(folder, start()).close()
+    monkeypatch.setattr("maskloop.core.case.os.access", lambda path, mode: False)
+    with Case.open(folder) as case:
+        assert case.is_read_only
+        assert case.notices == ("a.maskloop cannot be written: it is open for reading only",)
+
+
+def test_case_json_tells_the_steps_in_words(tmp_path):
+    folder = tmp_path / "a.maskloop"
+    with Case.create(folder, start(), author="anna") as case:
+        wanted = np.full((4, 6, 5), 2, np.uint8)
+        case.change(wanted, tool="net", kind="model", author="net", about={"sha256": "ab"})
+        case.paint((0, 0, 0), radius_mm=0, label=1)
+        case.paint((0, 0, 1), radius_mm=0, label=1)
+        case.undo()
+    about = json.loads((folder / "case.json").read_text())
+    assert [(s["author"], s["kind"], s["words"]) for s in about["steps"]] == [
+        ("net", "model", "net"),
+        ("anna", "person", "brush: liver"),
+    ]
+    assert about["models"] == [{"sha256": "ab"}]
+    assert about["steps"][0]["voxels"] == 120
+    assert about["steps"][0]["time"].startswith("20")
+
+
+def test_listeners_hear_of_steps_and_of_steps_taken_back():
+    case = Case.in_memory(start())
+    heard = []
+    end = case.subscribe(lambda step: heard.append((step.edit.words, step.box, step.is_undo)))
+    case.paint((0, 0, 0), radius_mm=0, label=1)
+    box = (slice(0, 1), slice(0, 1), slice(0, 1))
+    case.undo()
+    case.go_to(1)
+    end()
+    case.undo()
+    words = "brush: liver"
+    assert heard == [(words, box, False), (words, box, True), (words, box, False)]
+
+
+def test_extents_hold_their_labels_through_all_steps():
+    rng = np.random.default_rng(1)
+    case = Case.in_memory(start())
+    for number in (1, 2, 3, 300):
+        case.extent(number)
+    for _ in range(60):
+        random_walk(case, rng, 1)
+        for number in (1, 2, 3, 300):
+            box = case.extent(number)
+            held = case.mask.data == number
+            assert held.any() <= (box is not None)
+            if box is not None:
+                held[box] = False
+                assert not held.any()
+
+
+def test_steps_written_in_the_background_are_on_disk_soon(tmp_path):
+    folder = tmp_path / "a.maskloop"
+    with Case.create(folder, start(), in_background=True) as case:
+        for number in range(40):
+            case.paint((0, 0, number % 5), radius_mm=0, label=1 + number)
+        case.flush()
+        assert 0 < case.lag_s < 1
+        copied = (folder / "journal").read_bytes()
+        expected = case.mask.data.copy()
+    other = tmp_path / "b.maskloop"
+    shutil.copytree(folder, other)
+    (other / "journal").write_bytes(copied)
+    with Case.open(other) as again:
+        assert np.array_equal(again.mask.data, expected)
+
+
+def test_a_full_disk_in_the_background_is_told_and_tried_again(tmp_path, monkeypatch):
+    told = []
+    with Case.create(tmp_path / "a.maskloop", start(), in_background=True) as case:
+        case.on_trouble = told.append
+        real = os.fsync
+        is_full = [True]
+
+        def sync(descriptor):
+            if is_full[0]:
+                raise OSError(28, "No space left on device")
+            real(descriptor)
+
+        monkeypatch.setattr("maskloop.core.journal.os.fsync", sync)
+        case.paint((0, 0, 0), radius_mm=0, label=1)
+        deadline = time.monotonic() + 5
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "No space left on device" in told[0]
+        is_full[0] = False
+        case.flush()
+        assert told[1:] == ["The disk works again: every step is written."]
+        expected = case.mask.data.copy()
+    with Case.open(tmp_path / "a.maskloop") as again:
+        assert np.array_equal(again.mask.data, expected)
+
+
+def test_compaction_forgets_only_what_nobody_can_reach(tmp_path):
+    folder = tmp_path / "a.maskloop"
+    with Case.create(folder, start()) as case:
+        for number in range(300):
+            case.paint((0, 0, number % 5), radius_mm=0, label=2 + number % 7)
+            if number % 3:
+                case.undo()
+        case.undo()
+        size = (folder / "journal").stat().st_size
+        expected, done = case.mask.data.copy(), case.history.position
+        steps = case.history.steps[:done]
+        case.compact()
+        assert (folder / "journal").stat().st_size < size / 3
+        case.paint((3, 5, 4), radius_mm=0, label=9)  # the journal goes on
+        case.undo()
+    with Case.open(folder) as again:
+        assert np.array_equal(again.mask.data, expected)
+        assert again.history.steps == [*steps, "brush: label 9"]
+        again.go_to(0)
+        assert np.array_equal(again.mask.data, start().data)

@@ -1,63 +1,118 @@
-"""One image under correction: its mask, its history, and the folder that outlives a crash."""
+"""One image under correction: its masks, one history, and a folder that outlives a crash."""
 
 from __future__ import annotations
 
-import datetime
-import errno
-import json
+import logging
+import math
 import os
-import shutil
-import tempfile
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+import time
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from maskloop.core import casefile
+from maskloop.core.authors import Author, Authors, Refused, Who, settled
 from maskloop.core.edits import Edit, History
-from maskloop.core.errors import FormatError, MissingFileError, StorageError
-from maskloop.core.geometry import Geometry
-from maskloop.core.journal import Journal
-from maskloop.core.labels import LabelTable
-from maskloop.core.mask import Mask
+from maskloop.core.errors import InputError, ReadOnlyError, StorageError
+from maskloop.core.image import smallest_unsigned
+from maskloop.core.journal import BackgroundJournal, Journal, NoJournal
+from maskloop.core.labels import Label, LabelTable
+from maskloop.core.lock import FolderLock
+from maskloop.core.mask import Mask, present_ids
+from maskloop.core.review import Review
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from maskloop.core.geometry import Box
 
-_VERSION = 1
+Ids = npt.NDArray[Any]  # Any: labels come in every integer width
+Region = npt.NDArray[np.bool_]
+
+_log = logging.getLogger(__name__)
+_WORTH_COMPACTING = 4 << 20  # bytes; below it a journal is read in well under a second
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happened to a case: a step was made, done again, or taken back (`is_undo`)."""
+
+    edit: Edit
+    box: Box
+    mask: str
+    is_undo: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What came of a wanted change: the step (empty if nothing), and what was refused."""
+
+    edit: Edit
+    refused: Refused | None = None
 
 
 class Case:
-    """A mask being corrected, every step of it on disk.
+    """Masks being corrected, every step of them in one history and on disk.
 
-    The folder holds ``case.json`` (grid, labels, hashes, versions: no patient name, no path),
-    ``start.npy`` (the ids before the first step) and ``journal``; readable by its owner only.
-    Make one with `create`, or with `open` where the folder exists.
+    The folder holds ``case.json`` (grid, labels, hashes, versions, the steps in words: no patient
+    name, no path), ``start-N.npz`` (the ids of each mask before the first step), ``journal``,
+    ``lock`` and ``review.json``; readable by its owner only, or as the workspace's group may.
+    Make one with `create`, `open` where the folder exists, or `in_memory`.
+
+    A tool or a model never changes a voxel that a person painted, nor one of a locked label,
+    unless `change` is told so; a person's stroke may change anything but locked labels.
 
     Parameters
     ----------
-    folder : Path
-        The case folder, ``NAME.maskloop``.
-    mask : Mask
-        The start; its ids are copied.
-    journal : Journal
-        Replayed onto the copy.
+    masks : mapping of str to Mask
+        The starts, by name, the first one active; their arrays become the case's own.
+    journal : Journal, BackgroundJournal or NoJournal
+        Replayed onto them.
+    folder : Path, optional
+        The case folder, ``NAME.maskloop``; None in memory.
     provenance : mapping
         JSON-ready facts from ``case.json``.
+    author : str
+        Name of the person at work.
     """
 
     def __init__(
-        self, folder: Path, mask: Mask, journal: Journal, provenance: Mapping[str, Any]
-    ) -> None:  # Any: plain JSON values
+        self,
+        masks: Mapping[str, Mask],
+        journal: Journal | BackgroundJournal | NoJournal,
+        *,
+        folder: Path | None = None,
+        provenance: Mapping[str, Any] | None = None,  # Any: plain JSON values
+        author: str = "",
+        lock: FolderLock | None = None,
+        is_read_only: bool = False,
+    ) -> None:
         self.folder = folder
-        self.provenance = dict(provenance)
-        self._journal = journal
-        self._mask = replace(mask, data=mask.data.copy())
+        self.provenance = dict(provenance or {})
+        self.author = author
+        self.authors = Authors()
         self.history = History()
+        self.active = next(iter(masks))
+        self.is_read_only = is_read_only
+        self.notices: tuple[str, ...] = ()
+        shape = masks[self.active].geometry.shape
+        self.review = Review.load(folder, shape=shape, is_read_only=is_read_only)
+        self.on_trouble: Callable[[str], None] = _log.warning
+        self._lock = lock
+        self._masks = dict(masks)
+        # Pages of zeros cost nothing until somebody paints on them.
+        self._by = {n: np.zeros(mask.data.shape, np.uint8) for n, mask in masks.items()}
+        self._extents: dict[tuple[str, int], Box | None] = {}
+        self._listeners: list[Callable[[Step], None]] = []
+        self._journal = journal
         for entry in journal.entries:
             self._take(entry)
+
+    # Making and opening
 
     @classmethod
     def create(
@@ -66,6 +121,9 @@ class Case:
         mask: Mask,
         *,
         provenance: Mapping[str, Any] | None = None,  # Any: plain JSON values
+        author: str = "",
+        in_background: bool = False,
+        mode: int = 0o700,
     ) -> Case:
         """Make the folder with `mask` as the start.
 
@@ -76,35 +134,35 @@ class Case:
         mask : Mask
             Ids and labels before the first step.
         provenance : mapping, optional
-            JSON-ready facts to keep, such as hashes of inputs and the model; no patient's name.
+            JSON-ready facts to keep, such as hashes of inputs; no patient's name.
+        author : str
+            Signs the steps of the person.
+        in_background : bool
+            Whether steps are written in a thread; else each one is on disk when its call returns.
+        mode : int
+            Permissions of the folder; files get the same without the right to execute.
 
         Raises
         ------
         StorageError
             If the folder exists or cannot be written.
         """
-        about = {
-            "version": _VERSION,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "shape": list(mask.geometry.shape),
-            "affine": mask.geometry.affine.tolist(),
-            "unit": mask.geometry.unit,
-            "labels": mask.labels.to_rows(),
-            "provenance": dict(provenance or {}),
-        }
-        try:
-            _make(folder, mask, json.dumps(about, indent=1).encode())
-        except OSError as error:
-            msg = (
-                f"expected to make the case folder {folder}, got {error.strerror or error}; "
-                f"open the case there or choose another folder"
-            )
-            raise StorageError(msg) from error
-        return cls(folder, mask, Journal(folder / "journal"), about["provenance"])
+        casefile.make(folder, mask, provenance or {}, mode=mode)
+        return cls.open(folder, author=author, in_background=in_background)
 
     @classmethod
-    def open(cls, folder: Path) -> Case:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        author: str = "",
+        read_only: bool = False,
+        in_background: bool = False,
+    ) -> Case:
         """Open a case folder and replay its journal.
+
+        Where another window holds the case, or the folder cannot be written, it is opened for
+        reading only; `notices` say so, and what a crash had left unfinished.
 
         Raises
         ------
@@ -113,62 +171,369 @@ class Case:
         FormatError
             If its files are damaged.
         """
-        about_file = folder / "case.json"
-        if not about_file.is_file():
-            msg = (
-                f"expected a case folder with case.json at {folder}, got none; open the image "
-                "instead"
-            )
-            raise MissingFileError(msg)
+        starts, about = casefile.read(folder)
+        notices = []
+        lock = None
+        if not read_only and not os.access(folder, os.W_OK):
+            notices.append(f"{folder.name} cannot be written: it is open for reading only")
+            read_only = True
+        if not read_only:
+            lock = FolderLock(folder / "lock", mode=casefile.file_mode(folder))
+            if lock.holder:
+                words = f"{folder.name} is open in another window ({lock.holder})"
+                notices.append(f"{words}: here it is open for reading only")
+                read_only = True
         try:
-            about = json.loads(about_file.read_bytes())
-            geometry = Geometry(tuple(about["shape"]), np.array(about["affine"]), about["unit"])
-            data = np.load(folder / "start.npy", allow_pickle=False)
-            labels = LabelTable.from_rows(about["labels"])
-            mask = Mask(data, geometry, labels)
-            provenance = about["provenance"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            msg = (
-                f"expected the files of a case in {folder.name}, got {error}; restore them from a "
-                "backup"
+            journal = Journal(
+                folder / "journal", is_read_only=read_only, mode=casefile.file_mode(folder)
             )
-            raise FormatError(msg) from error
-        return cls(folder, mask, Journal(folder / "journal"), provenance)
+            case = cls(
+                starts,
+                journal,
+                folder=folder,
+                provenance=about["provenance"],
+                author=author,
+                lock=lock,
+                is_read_only=read_only,
+            )
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        if journal.dropped:
+            notices.append(f"{folder.name}: {journal.dropped}")
+        if case.review.notice:
+            notices.append(case.review.notice)
+        case.notices = tuple(notices)
+        if not read_only and in_background:
+            case._journal = BackgroundJournal(journal, lambda words: case.on_trouble(words))
+        return case
+
+    @classmethod
+    def in_memory(cls, mask: Mask, *, author: str = "") -> Case:
+        """Return a case without a folder, for a mask whose image has no file."""
+        own = replace(mask, data=mask.data.copy())
+        return cls({"": own}, NoJournal(), author=author)
+
+    # What there is
+
+    @property
+    def masks(self) -> Mapping[str, Mask]:
+        """The masks by name; the first is named ``""``."""
+        return MappingProxyType(self._masks)
 
     @property
     def mask(self) -> Mask:
-        """The mask now; its array is the live one and changes with each step."""
-        return self._mask
+        """The active mask now; its array is the live one and changes with each step."""
+        return self._masks[self.active]
 
     @property
     def dropped(self) -> str:
         """What the journal lost at opening, in words; empty if nothing."""
         return self._journal.dropped
 
+    def author_of(self, *, mask: str | None = None) -> npt.NDArray[np.uint8]:
+        """Return the live array of author numbers of a mask; 0 where nobody is known."""
+        return self._by[self._named(mask)]
+
+    def hand(self, box: Box | None = None, *, mask: str | None = None) -> Region:
+        """Return which voxels, of a box or of all, a person painted."""
+        by = self.author_of(mask=mask)
+        return np.asarray(self.authors.by_hand[by if box is None else by[box]])
+
+    def extent(self, label: int, *, mask: str | None = None) -> Box | None:
+        """Return a box that holds all voxels of a label, perhaps with some room; None if none.
+
+        Looked for once, then kept up to date by the steps.
+        """
+        key = (self._named(mask), label)
+        if key not in self._extents:
+            self._extents[key] = _box_of(self._masks[key[0]].data, label)
+        return self._extents[key]
+
+    def subscribe(self, listener: Callable[[Step], None]) -> Callable[[], None]:
+        """Call `listener` after each step, in the thread that made it; return how to end that."""
+        self._listeners.append(listener)
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return end
+
+    # Steps
+
+    def change(
+        self,
+        wanted: Ids,
+        *,
+        box: Box | None = None,
+        labels: LabelTable | None = None,
+        since: Ids | None = None,
+        tool: str = "",
+        words: str = "",
+        kind: Who = "tool",
+        author: str | None = None,
+        about: Mapping[str, Any] | None = None,  # Any: plain JSON values
+        over_hand: bool = False,
+        over_locked: bool = False,
+        claimed: Region | None = None,
+        mask: str | None = None,
+    ) -> Change:
+        """Make voxels of a box what somebody wants them to be, as far as they may.
+
+        Parameters
+        ----------
+        wanted : array of unsigned int
+            Ids of the box's shape.
+        box : tuple of slice, optional
+            The whole mask where left out.
+        labels : LabelTable, optional
+            The table afterwards; ids without a row get one.
+        since : array of int, optional
+            The box's ids when the work began: what changed meanwhile stays.
+        tool, words : str
+            Its name, and what the step is called.
+        kind : {"person", "tool", "model"}
+            Whose work it is: a person's may change what is painted by hand.
+        author : str, optional
+            The person at work where left out; a model's name for a model.
+        about : mapping, optional
+            JSON-ready facts: options, or the model, its hashes and its device.
+        over_hand, over_locked : bool
+            Whether it may change voxels painted by hand, or of locked labels.
+        claimed : array of bool, optional
+            Voxels of the box that are the author's now even where their id stays.
+        mask : str, optional
+            The active one where left out.
+
+        Raises
+        ------
+        ReadOnlyError
+            If the case is open for reading only.
+        StorageError
+            If the disk refuses the step; it is then not made.
+        """
+        self._require_open()
+        name = self._named(mask)
+        data, table = self._masks[name].data, self._masks[name].labels
+        within = _whole(box, data.shape)
+        before = data[within]
+        if wanted.shape != before.shape:
+            msg = f"expected ids of shape {before.shape} for the box, got {wanted.shape}; cut them"
+            raise InputError(msg)
+        locked = () if over_locked else [i for i, row in table.items() if row.locked]
+        hand = None if kind == "person" or over_hand else self.hand(within, mask=name)
+        ids, refused = settled(before, wanted, hand=hand, locked=locked, since=since)
+        starts = [part.start for part in within]
+        if refused is not None:
+            if claimed is not None:
+                claimed = claimed.copy()
+                claimed[refused.box] &= ~refused.region
+            refused = refused.moved(starts)
+        if claimed is not None and locked:
+            claimed = claimed & ~np.isin(before, list(locked))
+        who = self.author if author is None else author
+        edit = Edit.between(
+            before,
+            ids,
+            labels=(table, _with_rows(table if labels is None else labels, before, ids)),
+            tool=tool,
+            author=who,
+            words=words,
+            kind=kind,
+            number=self.authors.number_of(who, kind),
+            authors=self._by[name][within],
+            claimed=claimed,
+        ).moved(starts)
+        edit = replace(edit, mask=name, about=dict(about or {}))
+        if not edit.is_empty:
+            self.apply(edit)
+        return Change(edit, refused)
+
+    def paint(
+        self,
+        index: Sequence[float],
+        *,
+        radius_mm: float,
+        label: int | str,
+        mask: str | None = None,
+    ) -> Edit:
+        """Paint a ball (in a picture a disc) as a person's stroke.
+
+        Parameters
+        ----------
+        index : sequence of float
+            Its centre in array order, ``(z, y, x)`` or ``(y, x)``; a time index first, if any.
+        radius_mm : float
+            Voxels whose centre lies within it are painted, the nearest one in any case; pixels in
+            a picture.
+        label : int or str
+            Id or name; a new one is added to the table. 0 erases.
+        mask : str, optional
+            The active one where left out.
+
+        Returns
+        -------
+        Edit
+            The step; empty where nothing changed. Voxels of locked labels stay.
+
+        Raises
+        ------
+        InputError
+            If the index lies outside, the radius is negative, or the label is locked.
+        """
+        name = self._named(mask)
+        found = self._masks[name]
+        table, number = _labelled(found.labels, label)
+        box, region = _ball(found, index, radius_mm)
+        wanted = found.data[box].astype(_type_for(found.data, number))
+        wanted[region] = number
+        words = f"brush: {table[number].name}" if number else "erase"
+        return self.change(
+            wanted,
+            box=box,
+            labels=table,
+            tool="brush",
+            words=words,
+            kind="person",
+            claimed=region,
+            mask=name,
+        ).edit
+
+    def set_labels(self, labels: LabelTable, words: str = "", *, mask: str | None = None) -> Edit:
+        """Give a mask another table of labels, as one step; no voxel changes."""
+        self._require_open()
+        name = self._named(mask)
+        none = np.zeros((0,) * self._masks[name].data.ndim, np.uint8)
+        edit = Edit.between(
+            none,
+            none,
+            labels=(self._masks[name].labels, labels),
+            tool="labels",
+            author=self.author,
+            words=words or "labels",
+            kind="person",
+        )
+        edit = replace(edit, mask=name)
+        if not edit.is_empty:
+            self.apply(edit)
+        return edit
+
+    def add_mask(self, name: str, mask: Mask) -> None:
+        """Add a mask beside the others, for objects that overlap; its ids are copied.
+
+        Raises
+        ------
+        InputError
+            If there is one of that name, or it lies on another grid.
+        """
+        self._require_open()
+        words = self.mask.geometry.difference(mask.geometry)
+        if name in self._masks or words:
+            why = words or "one of that name is there"
+            msg = f"expected a new mask on the case's grid, got {name!r}: {why}; choose another"
+            raise InputError(msg)
+        if self.folder is not None:
+            casefile.add_start(self.folder, name, mask)
+        self._masks[name] = replace(mask, data=mask.data.copy())
+        self._by[name] = np.zeros(mask.data.shape, np.uint8)
+
     def apply(self, edit: Edit) -> Box:
-        """Apply a step, keep it on disk, return the changed box."""
+        """Apply a step, keep it on disk, return the changed box.
+
+        Raises
+        ------
+        InputError
+            If the mask does not hold what it held before the step.
+        StorageError
+            If the disk refuses; the step is then not made.
+        """
+        self._require_open()
+        if not edit.time:
+            edit = replace(edit, time=round(time.time(), 3))
         self._require_room(edit)
-        edit.apply(self._mask.data)
+        ids, by = self._arrays(edit)
+        edit.apply(ids, by)
         try:
             self._journal.append(edit)
         except StorageError:
-            edit.revert(self._mask.data)
+            edit.revert(ids, by)
             raise
         self.history.push(edit)
-        self._mask = replace(self._mask, labels=edit.table_after(self._mask.labels))
+        self._done(edit)
+        self._tell(Step(edit, edit.box, edit.mask))
         return edit.box
 
     def undo(self) -> Edit | None:
-        """Revert the last step; return it, or None if there is none."""
+        """Take the last step back; return it, or None if there is none."""
         return self._walk("undo") if self.history.can_undo else None
 
     def redo(self) -> Edit | None:
-        """Apply the next undone step; return it, or None if there is none."""
+        """Do the next step again; return it, or None if there is none."""
         return self._walk("redo") if self.history.can_redo else None
 
+    def go_to(self, position: int) -> list[Edit]:
+        """Take back or do again until `position` steps are applied; return the walk."""
+        self._require_open()
+        self.history.require(position)
+        count = position - self.history.position
+        word: Any = "redo" if count > 0 else "undo"  # Any: one of two literals
+        if count:
+            self._journal.append(*[word] * abs(count))
+        return [edit for _ in range(abs(count)) if (edit := self._take_and_tell(word)) is not None]
+
+    # The folder
+
+    @property
+    def lag_s(self) -> float:
+        """How long the last steps took from the call to the disk, at most; 0 where it waits."""
+        found = self._journal.lags_s if isinstance(self._journal, BackgroundJournal) else ()
+        return max(found, default=0.0)
+
+    def flush(self) -> None:
+        """Wait until every step is on disk."""
+        if isinstance(self._journal, BackgroundJournal):
+            self._journal.flush()
+
+    def compact(self) -> None:
+        """Write the journal anew without forgotten steps; what undo and redo reach stays."""
+        self._require_open()
+        steps: list[Any] = [*self.history]  # Any: edits and the word "undo"
+        undone = len(self.history) - self.history.position
+        self._journal.rewrite(steps + ["undo"] * undone)
+
     def close(self) -> None:
-        """Let go of the folder; every step is already on disk."""
-        self._journal.close()
+        """Write what is pending and let go of the folder.
+
+        Raises
+        ------
+        StorageError
+            If the disk refuses steps to the end.
+        """
+        if self.folder is None or (self._lock is None and not self.is_read_only):
+            return
+        try:
+            if not self.is_read_only:
+                self.flush()
+                self._tidy(self.folder)
+        finally:
+            lock, self._lock = self._lock, None
+            try:
+                self._journal.close()
+            finally:
+                if lock is not None:
+                    lock.release()
+
+    def _tidy(self, folder: Path) -> None:
+        """Leave the folder small and described; none of this is needed to open it again."""
+        try:
+            self.review.save()
+            casefile.write_log(folder, self._log_rows(), self._masks)
+            if self._journal.size > _WORTH_COMPACTING and self._is_wasteful():
+                self.compact()
+        except StorageError as error:
+            self.on_trouble(str(error))
 
     def __enter__(self) -> Case:
         return self
@@ -176,48 +541,183 @@ class Case:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _is_wasteful(self) -> bool:
+        return self._journal.size > 2 * sum(edit.nbytes for edit in self.history)
+
+    def _log_rows(self) -> list[dict[str, Any]]:  # Any: plain JSON values
+        return [casefile.in_words(edit) for edit in list(self.history)[: self.history.position]]
+
+    # Inside
+
+    def _named(self, mask: str | None) -> str:
+        name = self.active if mask is None else mask
+        if name not in self._masks:
+            msg = f"expected a mask of the case, got {name!r}; choose one of: {list(self._masks)}"
+            raise InputError(msg)
+        return name
+
+    def _require_open(self) -> None:
+        if self.is_read_only and self.folder is not None:
+            why = "; ".join(self.notices) or f"{self.folder.name} was opened so"
+            msg = f"expected a case that may be changed, got one for reading only: {why}; close it"
+            raise ReadOnlyError(f"{msg} there, and open it again")
+
+    def _arrays(self, edit: Edit) -> tuple[Ids, npt.NDArray[np.uint8]]:
+        name = self._named(edit.mask)
+        return self._masks[name].data, self._by[name]
+
     def _walk(self, word: Any) -> Edit | None:  # Any: "undo" or "redo"
+        self._require_open()
         self._journal.append(word)
-        return self._take(word)
+        return self._take_and_tell(word)
+
+    def _take_and_tell(self, word: str) -> Edit | None:
+        edit = self._take(word)
+        if edit is not None:
+            self._tell(Step(edit, edit.box, edit.mask, is_undo=word == "undo"))
+        return edit
 
     def _take(self, entry: Edit | str) -> Edit | None:
         """Take one step in memory."""
         if isinstance(entry, Edit):
             self._require_room(entry)
-            self.history.apply(entry, self._mask.data)
-            table = entry.table_after(self._mask.labels)
-            self._mask = replace(self._mask, labels=table)
+            self.authors.take(Author(entry.number, entry.author, entry.kind))
+            self.history.apply(entry, *self._arrays(entry))
+            self._done(entry)
             return entry
-        data, labels = self._mask.data, self._mask.labels
-        edit = self.history.undo(data) if entry == "undo" else self.history.redo(data)
-        if edit is not None:
-            table = edit.table_before(labels) if entry == "undo" else edit.table_after(labels)
-            self._mask = replace(self._mask, labels=table)
+        edit = self.history.last if entry == "undo" else self.history.next
+        if edit is None:
+            return None
+        walk = self.history.undo if entry == "undo" else self.history.redo
+        walk(*self._arrays(edit))
+        self._done(edit, is_back=entry == "undo")
         return edit
+
+    def _done(self, edit: Edit, *, is_back: bool = False) -> None:
+        """Follow a step with the table and the extents."""
+        if edit.rows_before or edit.rows_after:
+            old = self._masks[edit.mask]
+            table = edit.table_before(old.labels) if is_back else edit.table_after(old.labels)
+            self._masks[edit.mask] = replace(old, labels=table)
+        if self._extents and edit.voxels:
+            for number in edit.ids_after(is_back=is_back):
+                key = (edit.mask, number)
+                if key in self._extents:
+                    self._extents[key] = _joined(self._extents[key], edit.box)
+
+    def _tell(self, step: Step) -> None:
+        for listener in list(self._listeners):
+            listener(step)
 
     def _require_room(self, edit: Edit) -> None:
         """Widen the ids where the step needs it; the array is then a new one."""
-        data = self._mask.data
+        name = self._named(edit.mask)
+        data = self._masks[name].data
         wanted = np.promote_types(data.dtype, np.dtype(edit.dtype).newbyteorder("="))
         if edit.voxels and wanted != data.dtype:
-            self._mask = replace(self._mask, data=data.astype(wanted))
+            self._masks[name] = replace(self._masks[name], data=data.astype(wanted))
 
 
-def _make(folder: Path, mask: Mask, about: bytes) -> None:
-    """Fill a folder beside the wanted one, then rename it: no half case is ever found."""
-    if folder.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))  # mode 0700
-    try:
-        with _private(made / "start.npy") as file:
-            np.save(file, mask.data, allow_pickle=False)
-        with _private(made / "case.json") as file:
-            file.write(about)
-        made.rename(folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+def _whole(box: Box | None, shape: tuple[int, ...]) -> Box:
+    if box is None:
+        return tuple(slice(0, n) for n in shape)
+    return tuple(slice(*part.indices(n)[:2]) for part, n in zip(box, shape, strict=True))
 
 
-def _private(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+def _joined(old: Box | None, new: Box) -> Box:
+    if old is None:
+        return new
+    return tuple(
+        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(old, new, strict=True)
+    )
+
+
+def _box_of(ids: Ids, label: int) -> Box | None:
+    """Return the box of a label, looking at one slice of the first axis at a time."""
+    hits = [np.zeros(n, dtype=bool) for n in ids.shape]
+    for number, part in enumerate(ids):
+        region = part == label
+        if not region.any():
+            continue
+        hits[0][number] = True
+        for axis in range(region.ndim):
+            others = tuple(a for a in range(region.ndim) if a != axis)
+            hits[axis + 1] |= region.any(axis=others)
+    if not hits[0].any():
+        return None
+    ends = [np.flatnonzero(hit)[[0, -1]] for hit in hits]
+    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+
+
+def _with_rows(table: LabelTable, before: Ids, ids: Ids) -> LabelTable:
+    """Return the table with a row for each id that the step brings and that has none."""
+    changed = ids[ids != before]
+    missing = [i for i in present_ids(_unsigned(changed)) if i not in table] if changed.size else []
+    if not missing:
+        return table
+    if table.kind == "objects":
+        category = next(row.category for row in table.values() if row.category)
+        return table.with_rows(LabelTable.objects(missing, str(category)).values())
+    return table.with_rows(Label(i, f"label {i}") for i in missing)
+
+
+def _unsigned(ids: Ids) -> Ids:
+    return ids if ids.dtype.kind in "bu" else ids.astype(np.uint64)
+
+
+def _labelled(table: LabelTable, label: int | str) -> tuple[LabelTable, int]:
+    """Return the table, with a new row if need be, and the id of a label given by id or name."""
+    known = {row.name: row.id for row in table.values()}
+    if isinstance(label, str) and label in known:
+        return table, known[label]
+    is_number = not isinstance(label, str) or label.isdecimal()
+    number = int(label) if is_number else max(table, default=0) + 1
+    if number < 0:
+        msg = f"expected a label of at least 0, got {label!r}; 0 erases"
+        raise InputError(msg)
+    if number in table:
+        if table[number].locked:
+            msg = f"expected an unlocked label, got {table[number].name!r}; unlock it first"
+            raise InputError(msg)
+        return table, number
+    if number == 0:
+        return table, 0
+    like = next((row.category for row in table.values() if row.category), None)
+    name = f"{like or 'label'} {number}" if is_number else str(label)
+    return table.with_rows([Label(number, name, category=like)]), number
+
+
+def _type_for(data: Ids, number: int) -> np.dtype[Any]:  # Any: the width is chosen at run time
+    return np.promote_types(data.dtype, smallest_unsigned(number))
+
+
+def _ball(mask: Mask, index: Sequence[float], radius: float) -> tuple[Box, Region]:
+    """Return the box and the voxels of a ball round an index, cut at the array's ends."""
+    shape, spacing = mask.data.shape, mask.geometry.spacing
+    lead = len(shape) - len(spacing)
+    is_inside = len(index) == len(shape) and all(
+        math.isfinite(i) and -0.5 <= i < n - 0.5 for i, n in zip(index, shape, strict=False)
+    )
+    if not is_inside:
+        msg = f"expected an index within the shape {shape}, got {tuple(index)!r}; choose a voxel"
+        raise InputError(msg)
+    if not (math.isfinite(radius) and radius >= 0):
+        msg = f"expected a radius of at least 0, got {radius!r}; give it in mm (pixels in 2D)"
+        raise InputError(msg)
+    centre = [float(i) for i in index]
+    box = [slice(round(i), round(i) + 1) for i in centre[:lead]]
+    squares = []
+    for i, n, step in zip(centre[lead:], shape[lead:], spacing, strict=True):
+        first = max(0, math.ceil(i - radius / step - 1e-9))
+        stop = min(n, math.floor(i + radius / step + 1e-9) + 1)
+        near = min(max(round(i), 0), n - 1)
+        box.append(slice(min(first, near), max(stop, near + 1)))
+        squares.append(((np.arange(box[-1].start, box[-1].stop) - i) * step) ** 2)
+    grid = np.meshgrid(*squares, indexing="ij")
+    region = np.asarray(sum(grid) <= radius**2 * (1 + 1e-9))
+    nearest = tuple(
+        min(max(round(i), 0), n - 1) - part.start
+        for i, n, part in zip(centre[lead:], shape[lead:], box[lead:], strict=True)
+    )
+    region[nearest] = True
+    return tuple(box), region[(None,) * lead] if lead else region

@@ -30,6 +30,10 @@ class StorageError(MaskloopError, OSError):
     """The disk refused: no space, no permission, or a path that cannot be written."""
 
 
+class ReadOnlyError(StorageError):
+    """A case is open for reading only: another window holds it, or its folder cannot be written."""
+
+
 class UnknownNameError(MaskloopError, LookupError):
     """A model, format, tool or label of that name is not known."""
 
