@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from maskloop.core.image import Image, smallest_unsigned
 from maskloop.models import base
 from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
 from maskloop.ops import resample
+from maskloop.ops.candidates import Chances
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -291,29 +292,63 @@ class DenseFamily:
         self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
     ) -> Segmentation:
         """Return the label of each voxel on the image's own grid."""
+        return self._segment(network, image, card, device, job, things=())
+
+    def segment_with_chances(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> Segmentation:
+        """Return the same labels, and how likely things are where they were not drawn."""
+        return self._segment(network, image, card, device, job, things=base.things_of(card))
+
+    def _segment(
+        self,
+        network: nn.Module,
+        image: Image,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+        *,
+        things: tuple[int, ...],
+    ) -> Segmentation:
         require_usable(image, card)
         if image.geometry.ndim == card.ndim:
-            ids, notes = self._segment_one(network, image, card, device, job)
-            return Segmentation(ids, card.labels, notes)
+            ids, chances, notes = self._segment_one(network, image, card, device, job, things)
+            return Segmentation(ids, card.labels, notes, chances=chances)
         image, notes = stretched(image, card)
         axis, planes = slices_of(image)
-        found = []
+        found, codes = [], []
         for plane in job.track(planes, "slices"):
-            ids, more = self._segment_one(network, plane, card, device, job)
+            ids, chances, more = self._segment_one(network, plane, card, device, job, things)
             found.append(ids)
+            if chances is not None:
+                codes.append(chances.codes)
         note = f"2D network: {len(planes)} slices along axis {axis} one by one"
         ids = np.moveaxis(np.stack(found), 0, axis)
-        return Segmentation(ids, card.labels, (note, *notes, *more))
+        chances = Chances(np.moveaxis(np.stack(codes), 0, axis), things) if codes else None
+        return Segmentation(ids, card.labels, (note, *notes, *more), chances=chances)
 
     def _segment_one(
-        self, network: nn.Module, image: Image, card: ModelCard, device: Device, job: Job
-    ) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+        self,
+        network: nn.Module,
+        image: Image,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+        things: tuple[int, ...],
+    ) -> tuple[npt.NDArray[Any], Chances | None, tuple[str, ...]]:
         posed = pose(image, card)
-        indices = self.infer(network, posed.data, card=card, device=device, job=job)
-        classes = len(card.labels) + 1
+        lookup = label_ids(card.labels)
+        watched = tuple(int(np.flatnonzero(lookup == i)[0]) for i in things)
+        indices, codes = self.infer(
+            network, posed.data, card=card, device=device, job=job, things=watched
+        )
+        chances = None
+        if codes is not None:
+            found = Chances(codes, things).on_shape(posed.turned.shape)
+            chances = replace(found, codes=posed.unturn(found.codes))
         if indices.shape != posed.turned.shape:
-            indices = resample.labels(indices, posed.turned.shape, n=classes)
-        return label_ids(card.labels)[posed.unturn(indices)], posed.notes
+            indices = resample.labels(indices, posed.turned.shape, n=len(card.labels) + 1)
+        return lookup[posed.unturn(indices)], chances, posed.notes
 
     def infer(
         self,
@@ -323,13 +358,18 @@ class DenseFamily:
         card: ModelCard,
         device: Device,
         job: Job,
-    ) -> npt.NDArray[Any]:
+        things: tuple[int, ...] = (),
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]:
         """Return class indices on the grid of `data` (or on the image's), by tiles.
 
-        Steps down the memory ladder; the tile stays where the card says ``fixed_tile``.
+        Steps down the memory ladder; the tile stays where the card says ``fixed_tile``. Beside
+        them, on the same grid, the codes of `Chances` for the class indices in `things`; None
+        where there are none.
         """
         from maskloop.ops import tiling
         from maskloop.ops.device import run_ladder
+
+        watch = tiling.Watch(things) if things else None
 
         def attempt(rung: Rung) -> npt.NDArray[Any]:
             network.to(rung.device.torch).eval()
@@ -342,10 +382,12 @@ class DenseFamily:
                 device=rung.device,
                 batch=rung.batch,
                 margin=card.parameters.get("margin", 0),
+                watch=watch,
                 job=job,
             )
 
-        return run_ladder(self.rungs(card, device), attempt, job)
+        indices = run_ladder(self.rungs(card, device), attempt, job)
+        return indices, None if watch is None else watch.codes
 
     def rungs(self, card: ModelCard, device: Device) -> list[Rung]:
         """Return what to try, in order, when memory runs out."""

@@ -26,6 +26,7 @@ from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
 from maskloop.models.cards import ModelCard
 from maskloop.models.livernets import LiverTumour, LiverUNet, centre, quick_lesions
 from maskloop.ops import components
+from maskloop.ops.candidates import Chances, encode
 from maskloop.ops.device import CPU, Device, Rung, autocast, run_ladder
 
 if TYPE_CHECKING:
@@ -97,24 +98,13 @@ class LiverFamily:
         self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
     ) -> Segmentation:
         """Return 1 liver, 2 tumour on the image's own grid."""
-        network = cast("LiverTumour", network)
-        scan = Scan.of(image, card)
-        liver_id, tumour_id = card.labels
-        ids = np.zeros(scan.data.shape, np.uint8)
-        notes = list(scan.notes)
-        with _stoppable(network, job):
-            tile = _tile(card, "liver")
-            liver = find_liver(network.liver, scan, tile=tile, device=device, job=job)
-            if liver.any():
-                tile = _tile(card, "lesions")
-                tumour, box = find_lesions(
-                    network.lesions, scan, liver, tile=tile, device=device, job=job
-                )
-                ids[liver] = liver_id
-                ids[box][tumour] = tumour_id
-            else:
-                notes.append("no liver was found: the mask is empty")
-        return Segmentation(np.ascontiguousarray(scan.back(ids)), card.labels, tuple(notes))
+        return _segment(network, image, card, device, job, wants_chances=False)
+
+    def segment_with_chances(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> Segmentation:
+        """Return the same, and how likely tumour is where none was drawn."""
+        return _segment(network, image, card, device, job, wants_chances=True)
 
     def prepare(
         self,
@@ -163,6 +153,39 @@ class LiverFamily:
     def augmentation(self, card: ModelCard) -> frozenset[str]:
         """Return what the authors trained with: mirrored left to right, and noise."""
         return frozenset(card.parameters.get("augmentation", ("mirror_x", "noise")))
+
+
+def _segment(
+    network: nn.Module,
+    image: Image,
+    card: ModelCard,
+    device: Device,
+    job: Job,
+    *,
+    wants_chances: bool,
+) -> Segmentation:
+    both = cast("LiverTumour", network)
+    scan = Scan.of(image, card)
+    liver_id, tumour_id = card.labels
+    ids = np.zeros(scan.data.shape, np.uint8)
+    codes = np.zeros(scan.data.shape, np.uint8) if wants_chances else None
+    notes = list(scan.notes)
+    with _stoppable(both, job):
+        tile = _tile(card, "liver")
+        liver = find_liver(both.liver, scan, tile=tile, device=device, job=job)
+        if liver.any():
+            tile = _tile(card, "lesions")
+            view = lesion_view(scan, liver)
+            chance = lesion_chance(both.lesions, view, tile=tile, device=device, job=job)
+            ids[liver] = liver_id
+            ids[view.box][drawn_lesions(view, chance, scan)] = tumour_id
+            if codes is not None:
+                codes[view.box] = encode(view.on_scan(chance, scan)[None])
+        else:
+            notes.append("no liver was found: the mask is empty")
+    chances = None if codes is None else Chances(scan.back(codes), (tumour_id,))
+    back = np.ascontiguousarray(scan.back(ids))
+    return Segmentation(back, card.labels, tuple(notes), chances=chances)
 
 
 def _trained(card: ModelCard) -> str:
@@ -397,22 +420,6 @@ def _top(coarse: npt.NDArray[Any], steps: Sequence[float]) -> int:
     return dome + round(_ABOVE_DOME_MM / steps[0])
 
 
-def find_lesions(
-    network: LiverUNet, scan: Scan, liver: Region, *, tile: Tile, device: Device, job: Job
-) -> tuple[Region, Box]:
-    """Return the tumours in a box of the scan's grid, and the box."""
-    view = lesion_view(scan, liver)
-    starts = cover(view.liver, _output(tile, LESION_MARGIN))
-    chance = run_lesions(network, view.data, starts, tile=tile, device=device, job=job)
-    # As the recipe does: a voxel of the scan that any part of a lesion's voxel reaches is tumour.
-    region = (chance > 0.5).astype(np.float32)
-    shape = liver[view.box].shape
-    whole = np.zeros(view.grid, np.float32)
-    whole[view.inner] = region
-    found = resample(whole, LESION_SPACING, scan.spacing, shape, area=False) > 1e-6
-    return found, view.box
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LesionView:
     """What the lesion net sees.
@@ -437,6 +444,13 @@ class LesionView:
     grid: tuple[int, ...]
     inner: Box
 
+    def on_scan(self, values: Field, scan: Scan) -> Field:
+        """Return values of the net's grid in `box` of the scan, 0 beyond where it looked."""
+        whole = np.zeros(self.grid, np.float32)
+        whole[self.inner] = values
+        shape = [part.stop - part.start for part in self.box]
+        return resample(whole, LESION_SPACING, scan.spacing, shape, area=False)
+
 
 def lesion_view(scan: Scan, liver: Region) -> LesionView:
     """Return the lesion net's view of the scan, given the liver on the scan's grid."""
@@ -457,6 +471,20 @@ def lesion_view(scan: Scan, liver: Region) -> LesionView:
     inner = ndimage.find_objects(near.astype(np.uint8))[0]
     masked = np.where(near, data, _MASKED)[inner]
     return LesionView(np.ascontiguousarray(masked), inside[inner], box, data.shape, inner)
+
+
+def lesion_chance(
+    network: LiverUNet, view: LesionView, *, tile: Tile, device: Device, job: Job
+) -> Field:
+    """Return the chance of tumour on the net's grid."""
+    starts = cover(view.liver, _output(tile, LESION_MARGIN))
+    return run_lesions(network, view.data, starts, tile=tile, device=device, job=job)
+
+
+def drawn_lesions(view: LesionView, chance: Field, scan: Scan) -> Region:
+    """Return the tumours in the view's box of the scan's grid."""
+    # As the recipe does: a voxel of the scan that any part of a lesion's voxel reaches is tumour.
+    return view.on_scan((chance > 0.5).astype(np.float32), scan) > 1e-6
 
 
 def run_lesions(

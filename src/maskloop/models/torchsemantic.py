@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from maskloop.core.errors import UnknownNameError
@@ -21,10 +22,9 @@ from maskloop.models.base import Batch  # noqa: TC001  (kept importable for run-
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 from maskloop.models.objects import scale_to
-from maskloop.ops import resample
+from maskloop.ops import candidates, resample
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from torch import Tensor, nn
 
@@ -109,7 +109,8 @@ class TorchSemantic(DenseFamily):
         card: ModelCard,
         device: Device,
         job: Job,
-    ) -> npt.NDArray[Any]:
+        things: tuple[int, ...] = (),
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]:
         """Return class indices at the size of `data`: the picture is resized, seen whole."""
         from maskloop.ops.device import autocast, ladder, run_ladder
 
@@ -125,7 +126,8 @@ class TorchSemantic(DenseFamily):
         job.report("network", 0, 1)
         scores = run_ladder(ladder(device, 1), attempt, job)
         job.report("network", 1, 1)
-        return resample.scores(scores, data.shape[1:])
+        shape = data.shape[1:]
+        return resample.scores(scores, shape), _chances(scores, shape, things) if things else None
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
         """Return Dice plus cross-entropy; published batch norms keep their statistics."""
@@ -134,6 +136,17 @@ class TorchSemantic(DenseFamily):
                 if isinstance(part, torch.nn.BatchNorm2d):
                     part.eval()
         return super().train_step(network, batch, card=card)
+
+
+def _chances(
+    scores: npt.NDArray[np.float32], shape: tuple[int, ...], things: tuple[int, ...]
+) -> npt.NDArray[np.uint8]:
+    """Return the codes of the scores interpolated linearly, as the winner is decided."""
+    codes = np.empty(shape, np.uint8)
+    for rows, part in resample.linear_parts(scores, shape):
+        chances = torch.softmax(torch.from_numpy(part), 0)[list(things)]
+        codes[rows] = candidates.encode(chances.numpy())
+    return codes
 
 
 def _resized(image: Tensor, card: ModelCard) -> Tensor:

@@ -112,16 +112,40 @@ def linear(values: Array, shape: Sequence[int]) -> Array:
     shape : sequence of int
         Wanted shape; outermost voxel edges coincide.
     """
-    at = _edge_aligned(values.shape, shape)
     out = np.empty(tuple(shape), dtype=values.dtype)
-    step = max(1, 16 * _CHUNK // max(1, out[0].size))
-    for first in range(0, len(out), step):
-        here = at[0][first : first + step]
-        low = max(0, int(np.floor(here[0])))
-        part = values[low : int(np.floor(here[-1])) + 2]
-        found = _linear(part, (here - low, *at[1:]))
-        out[first : first + step] = _as_dtype(found, values.dtype)
+    for part, found in linear_parts(values, shape):
+        out[part] = _as_dtype(found, values.dtype)
     return out
+
+
+def linear_parts(values: Array, shape: Sequence[int]) -> Iterator[tuple[slice, Array]]:
+    """Yield a few planes at a time of `values` on a grid of `shape`, as floats.
+
+    Parameters
+    ----------
+    values : array
+        ``(*spatial)`` or ``(class, *spatial)``; the grid is that of the last axes.
+    shape : sequence of int
+        Wanted spatial shape; outermost voxel edges coincide.
+
+    Yields
+    ------
+    slice
+        Planes along the first spatial axis.
+    array of float
+        Their values, the class axis first where there was one.
+    """
+    spatial = values.shape[values.ndim - len(shape) :]
+    at = _edge_aligned(spatial, shape)
+    volumes = values.reshape(-1, *spatial)
+    plane = len(volumes) * int(np.prod(shape[1:]))
+    step = max(1, 16 * _CHUNK // max(1, plane))
+    for first in range(0, shape[0], step):
+        here = at[0][first : first + step]
+        low, high = max(0, int(np.floor(here[0]))), int(np.floor(here[-1])) + 2
+        found = [_linear(volume[low:high], (here - low, *at[1:])) for volume in volumes]
+        whole = found[0] if values.ndim == len(shape) else np.stack(found)
+        yield slice(first, first + len(here)), whole
 
 
 def scores(scores: Array, shape: Sequence[int]) -> Array:

@@ -8,7 +8,7 @@ Neither the scores of the whole volume nor a map of weights ever exist.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.job import Job
+from maskloop.ops import candidates
 from maskloop.ops.device import CPU, Device, autocast
 
 if TYPE_CHECKING:
@@ -128,6 +129,37 @@ def gaussian_weights(tile: Sequence[int], *, floor: float = 0.0) -> torch.Tensor
     return weights.clamp_(min=max(float(weights.min()), floor))
 
 
+@dataclass(slots=True, eq=False)
+class Watch:
+    """Keeps of a run how likely some channels were, one byte a voxel; see `candidates.Chances`.
+
+    Parameters
+    ----------
+    things : tuple of int
+        Channels to watch.
+    codes : uint8 array
+        Filled by the run, on the volume's grid.
+    """
+
+    things: tuple[int, ...]
+    codes: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    def take(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
+        """Put the codes of weighted sums ``(channel, *spatial)`` and their weights into `codes`.
+
+        A part at a time, before the sums are used up: the probabilities never exist as a whole.
+        """
+        steps = candidates.steps_of(len(self.things))
+        planes = max(1, _CHUNK // max(1, codes[0].numel()))
+        for part, target in zip(
+            torch.split(sums, planes, 1), torch.split(codes, planes), strict=True
+        ):
+            chances = torch.softmax(part[:-1] / part[-1:], 0)[list(self.things)]
+            best, which = chances.max(0)
+            share = best.clamp_(max=candidates.TOP).div_(candidates.TOP)
+            target.copy_(share.mul_(steps - 1).round_().add_(which, alpha=steps))
+
+
 def predict_labels(
     volume: Volume,
     network: Callable[[torch.Tensor], torch.Tensor],
@@ -143,6 +175,7 @@ def predict_labels(
     padding: Padding = "reflect",
     fill: float = 0.0,
     precision: Literal["auto", "float32"] = "auto",
+    watch: Watch | None = None,
     job: Job | None = None,
 ) -> npt.NDArray[Any]:
     """Return label ids of a whole volume or picture from a network that sees one window.
@@ -178,6 +211,8 @@ def predict_labels(
         What lies outside the volume; `fill` is the constant.
     precision : {"auto", "float32"}
         ``auto`` lets CUDA compute in bfloat16 or float16; sums are float32 always.
+    watch : Watch, optional
+        Gets the probabilities (softmax of the averaged scores) of its channels; with ``argmax``.
     job : Job, optional
         Told after each batch; stops before the next one.
 
@@ -198,8 +233,14 @@ def predict_labels(
     # torch's uint16 knows few operations; int16 has the same bits.
     target = torch.from_numpy(ids.view(np.int16) if ids.dtype == np.uint16 else ids)
     axis = runner.windows.axis
+    if watch is not None:
+        runner.keeps_weights = True
+        watch.codes = np.zeros(ids.shape, np.uint8)
     for first, scores in runner.sweep(job or Job()):
-        _label(scores, target.narrow(axis, first, scores.shape[axis + 1]), activation)
+        count = scores.shape[axis + 1]
+        if watch is not None:
+            watch.take(scores, torch.from_numpy(watch.codes).narrow(axis, first, count))
+        _label(scores[:classes], target.narrow(axis, first, count), activation)
     return ids
 
 
