@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ def drag(canvas: Any, *stops: tuple[float, float]) -> None:
 
 
 @pytest.fixture
-def drawn_on(make_napari_viewer: Any) -> Iterator[tuple[Any, Any, Any]]:
+def drawn_on(make_napari_viewer: Any) -> tuple[Any, Any, Any]:
     """Return (viewer, labels layer, canvas) with a turned volume in the window."""
     viewer = make_napari_viewer()
     viewer.window.resize(700, 500)
@@ -67,7 +66,7 @@ def drawn_on(make_napari_viewer: Any) -> Iterator[tuple[Any, Any, Any]]:
     layer = layers.bare(viewer.add_layer(Layer.create(data, options, kind)))
     viewer.show()
     QApplication.processEvents()
-    yield viewer, layer, viewer.window._qt_viewer.canvas.native
+    return viewer, layer, viewer.window._qt_viewer.canvas.native
 
 
 def picker_of(qtbot: Any, viewer: Any, layer: Any, shape: str) -> Picker:

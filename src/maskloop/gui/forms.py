@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from qtpy.QtCore import Signal
@@ -22,6 +23,7 @@ from maskloop.gui.choices import slim
 from maskloop.gui.pickers import Picker
 
 _FAR = 1_000_000
+_MILLIMETRES = re.compile(r"\bmm[23\u00b2\u00b3]?(?!\w)")
 
 
 class Form(QWidget):
@@ -35,6 +37,8 @@ class Form(QWidget):
         The labels to choose from, where an option names one.
     picker : callable, optional
         Makes what draws a `Points` option in the picture; without it they are written as text.
+    unit : str
+        What lengths are counted in: on a picture, pixels.
 
     Signals
     -------
@@ -50,6 +54,7 @@ class Form(QWidget):
         *,
         labels: LabelTable | None = None,
         picker: Callable[[Parameter], Picker] | None = None,
+        unit: str = "mm",
     ) -> None:
         super().__init__()
         self.parameters = tuple(parameters)
@@ -60,8 +65,9 @@ class Form(QWidget):
         rows.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         for parameter in parameters:
             field = self.fields[parameter.name]
-            field.setToolTip(parameter.help or _sentence(parameter))
-            rows.addRow(_sentence(parameter), field)
+            text = _sentence(parameter, unit)
+            field.setToolTip(parameter.help or text)
+            rows.addRow(text, field)
             _told(field, self.changed.emit)
         self.set_labels(labels or LabelTable())
 
@@ -114,8 +120,10 @@ class Form(QWidget):
             box.blockSignals(before)
 
 
-def _sentence(parameter: Parameter) -> str:
+def _sentence(parameter: Parameter, unit: str) -> str:
     text = parameter.label or parameter.name.replace("_", " ")
+    if unit != "mm":
+        text = _MILLIMETRES.sub(unit, text)
     return text[:1].upper() + text[1:]
 
 

@@ -52,6 +52,30 @@ TIPS = {
     "apply": "Apply the tool to the selected label, as one step that Ctrl+Z undoes.",
     "undo": "Take back the last step on this layer (Ctrl+Z).",
     "redo": "Do the step again that was taken back (Ctrl+Shift+Z).",
+    "objects": "One row an object; click to go to it, N and P for the next and the one before, A "
+    "to accept, R to reject, E to edit.",
+    "objects_refresh": "Measure every object of the layer anew.",
+    "objects_accept": "Mark the selected object as right (A); Ctrl+Z takes it back.",
+    "objects_reject": "Take the selected object's voxels away and keep its row as rejected (R); "
+    "Ctrl+Z brings them back.",
+    "objects_edit": "Select the object's label to paint with, and mark it as edited (E).",
+    "objects_next": "Go to the next object (N).",
+    "objects_previous": "Go to the object before (P).",
+    "objects_csv": "Write the table as CSV, for a spreadsheet.",
+    "objects_json": "Write the table as JSON, as the command maskloop measure prints it.",
+    "lines": "Draw the long and the short axis of the selected object on its slice.",
+    "search_first": "Hide the draft until you have looked through the slices yourself: a reader "
+    "who sees a model's draft first misses more of what the model missed.",
+    "show_draft": "Show the draft now; how many slices were not looked at by then is recorded.",
+    "scope": "Which slices are to be looked at: all, or those of an organ.",
+    "coverage": "One column a slice: dark where nobody looked yet, else the colour of the window "
+    "it was seen in longest. Click to go there. A slice counts after 0.3 s on screen.",
+    "candidates": "Pieces that the model held likely, but not likely enough to draw; the "
+    "likeliest first. Click to go there; A accepts, D dismisses, N and P go on and back.",
+    "accept_candidate": "Draw the candidate as an object (A); Ctrl+Z takes it back.",
+    "dismiss_candidate": "Looked at and not wanted (D).",
+    "next_candidate": "Go to the next candidate that is still open (N).",
+    "reopen_candidate": "Take the dismissal back.",
     "export_labels": "The labels layer to export.",
     "kind": "Whether ids are classes (liver, tumour) or objects (cell 1, cell 2) where the layer "
     "does not say.",
