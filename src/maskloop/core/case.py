@@ -385,7 +385,10 @@ class Case:
         """
         name = self._named(mask)
         found = self._masks[name]
-        table, number = _labelled(found.labels, label)
+        table, number = found.labels.having(label)
+        if number and table[number].locked:
+            msg = f"expected an unlocked label, got {table[number].name!r}; unlock it first"
+            raise InputError(msg)
         box, region = _ball(found, index, radius_mm)
         wanted = found.data[box].astype(_type_for(found.data, number))
         wanted[region] = number
@@ -663,28 +666,6 @@ def _with_rows(table: LabelTable, before: Ids, ids: Ids) -> LabelTable:
 
 def _unsigned(ids: Ids) -> Ids:
     return ids if ids.dtype.kind in "bu" else ids.astype(np.uint64)
-
-
-def _labelled(table: LabelTable, label: int | str) -> tuple[LabelTable, int]:
-    """Return the table, with a new row if need be, and the id of a label given by id or name."""
-    known = {row.name: row.id for row in table.values()}
-    if isinstance(label, str) and label in known:
-        return table, known[label]
-    is_number = not isinstance(label, str) or label.isdecimal()
-    number = int(label) if is_number else max(table, default=0) + 1
-    if number < 0:
-        msg = f"expected a label of at least 0, got {label!r}; 0 erases"
-        raise InputError(msg)
-    if number in table:
-        if table[number].locked:
-            msg = f"expected an unlocked label, got {table[number].name!r}; unlock it first"
-            raise InputError(msg)
-        return table, number
-    if number == 0:
-        return table, 0
-    like = next((row.category for row in table.values() if row.category), None)
-    name = f"{like or 'label'} {number}" if is_number else str(label)
-    return table.with_rows([Label(number, name, category=like)]), number
 
 
 def _type_for(data: Ids, number: int) -> np.dtype[Any]:  # Any: the width is chosen at run time

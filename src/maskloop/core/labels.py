@@ -163,6 +163,28 @@ class LabelTable(Mapping[int, Label]):
                 return row.id
         raise UnknownNameError.of("label", text, [f"{i} ({n})" for i, n in self.names.items()])
 
+    def having(self, label: str | int) -> tuple[LabelTable, int]:
+        """Return the table, with a new row if there is none for `label`, and its id.
+
+        Parameters
+        ----------
+        label : str or int
+            A name, or an id (also as text) of at least 0; 0, the background, has no row.
+        """
+        known = {row.name: row.id for row in self._rows.values()}
+        if isinstance(label, str) and label in known:
+            return self, known[label]
+        is_number = not isinstance(label, str) or label.isdecimal()
+        number = int(label) if is_number else max(self._rows, default=0) + 1
+        if number < 0:
+            msg = f"expected a label of at least 0, got {label!r}; 0 is background"
+            raise InputError(msg)
+        if number == 0 or number in self._rows:
+            return self, number
+        like = next((row.category for row in self._rows.values() if row.category), None)
+        name = f"{like or 'label'} {number}" if is_number else str(label)
+        return self.with_rows([Label(number, name, category=like, is_thing=bool(like))]), number
+
     def with_rows(self, rows: Iterable[Label]) -> LabelTable:
         """Return the table with `rows` added, replacing rows of the same id."""
         return LabelTable({**self._rows, **{row.id: row for row in rows}}.values())

@@ -1,4 +1,4 @@
-"""Correct: run a tool on one label and get the new mask and the edit that undoes it."""
+"""Correct: run a tool on one label, as one undoable step that respects what people painted."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.edits import Edit, difference_box
+from maskloop.core.authors import Refused, settled
+from maskloop.core.case import Case
+from maskloop.core.edits import Edit
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.job import Job
-from maskloop.core.labels import Label, LabelTable
-from maskloop.core.mask import Mask, present_ids
-from maskloop.core.parameters import checked_values, parameters_of
+from maskloop.core.mask import Mask
+from maskloop.core.parameters import Points, checked_values, parameters_of
 from maskloop.tools import TOOLS
+from maskloop.tools.base import traits_of
+from maskloop.tools.work import Result, Work, work_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from maskloop.core.authors import Who
+    from maskloop.core.geometry import Box
+    from maskloop.core.labels import LabelTable
+    from maskloop.tools.base import Traits
+
+Region = npt.NDArray[np.bool_]
+
+__all__ = ["Correction", "Prepared", "correct", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,55 +41,135 @@ class Correction:
     Parameters
     ----------
     mask : Mask
-        The new mask; the given one is untouched.
+        The new mask; a given one is untouched, a case's is the live one.
     edit : Edit
         The step from the old mask to the new one, to undo, redo and journal.
     tool : str
         Its name.
     notes : tuple of str
         What a person should read, such as how many voxels changed.
+    refused : Refused, optional
+        Voxels that the tool wanted and did not get.
     """
 
     mask: Mask
     edit: Edit
     tool: str
     notes: tuple[str, ...]
+    refused: Refused | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A tool with copies of all that it looks at, for a thread beside a window.
+
+    Parameters
+    ----------
+    work : maskloop.tools.work.Work
+        Its `run` gives the new ids of a box; it may be called in any thread.
+    words : str
+        What the step is called.
+    kind : {"person", "tool"}
+        Whose work the result is.
+    about : mapping
+        The tool's options, JSON-ready.
+    """
+
+    work: Work
+    words: str
+    kind: Who
+    about: Mapping[str, Any]  # Any: plain JSON values
+
+    def run(self, job: Job | None = None) -> Result:
+        """Return what the tool makes of its box."""
+        (job or Job()).report(self.work.tool, 0)
+        return self.work.run()
+
+
+def prepare(
+    mask: Mask | Case,
+    tool: str,
+    *,
+    image: Image | None = None,
+    label: str | int | None = None,
+    parameters: Mapping[str, object] | None = None,
+    author: str = "",
+    hand: Region | None = None,
+    box: Box | None = None,
+) -> Prepared:
+    """Copy what a tool needs of a mask; quick, as no more than the box it reaches is looked at.
+
+    Parameters, errors as for `correct`; one label only.
+    """
+    function = TOOLS.get(tool)
+    options = parameters_of(function)
+    values = checked_values(options, parameters or {}, of=tool)
+    traits = traits_of(function)
+    case = mask if isinstance(mask, Case) else None
+    held = mask.mask if isinstance(mask, Case) else mask
+    table, number = _labelled(held.labels, label, traits)
+    held = replace(held, labels=table)
+    work = work_on(
+        tool,
+        function,
+        held,
+        image=image,
+        label=number,
+        parameters=options,
+        values=values,
+        hand=hand if case is None else case.hand,
+        limit=box,
+        extent=None if case is None else case.extent,
+        author=author or (case.author if case is not None else ""),
+    )
+    return Prepared(work, f"{tool}: {table[number].name}", *_facts(tool, traits, number, values))
 
 
 def correct(
-    mask: Mask | Path | str,
+    mask: Mask | Case | Path | str,
     tool: str,
     *,
     image: Image | Path | str | None = None,
     label: str | int | None = None,
     parameters: Mapping[str, object] | None = None,
     author: str = "",
+    hand: Region | None = None,
+    over_hand: bool = False,
+    box: Box | None = None,
     job: Job | None = None,
 ) -> Correction:
     """Run a tool on one label of a mask.
 
     Parameters
     ----------
-    mask : Mask or path
-        The mask to correct; with a time axis, each time point is corrected on its own.
+    mask : Mask, Case or path
+        The mask to correct; with a time axis, each time point is corrected on its own. Of a case,
+        the active mask; the step joins its history.
     tool : str
         Name on the shelf of tools, such as ``"islands"``.
     image : Image or path, optional
         The image the mask lies on; tools that look at intensities need it.
     label : str or int, optional
         Name or id of the label to change; ``"all"`` for each one in turn. May be left out where
-        the mask has one label only.
+        the mask has one label only. Tools that add an object take a new id or name too.
     parameters : mapping of str to object, optional
-        The tool's options by name; those left out keep their defaults.
+        The tool's options by name; those left out keep their defaults. Positions are told in array
+        order, as `Points`, tuples, or text.
     author : str
         The person's name, kept in the edit and in new rows.
+    hand : array of bool, optional
+        Voxels that a person painted; a case knows its own.
+    over_hand : bool
+        Whether a tool may change voxels that a person painted.
+    box : tuple of slice, optional
+        Spatial box outside of which nothing may change.
     job : Job, optional
         Progress and cancel.
 
     Returns
     -------
     Correction
-        The new mask, the edit, and notes.
+        The new mask, the edit, notes, and what was refused.
 
     Raises
     ------
@@ -89,29 +181,131 @@ def correct(
         If the mask does not lie on the image's grid.
     """
     job = job or Job()
-    function = TOOLS.get(tool)
-    values = checked_values(parameters_of(function), parameters or {}, of=tool)
+    traits = traits_of(TOOLS.get(tool))
     image = _image(image, job)
-    mask = _mask(mask, image, job).checked()
+    case = mask if isinstance(mask, Case) else None
+    held = case.mask if isinstance(mask, Case) else _mask(mask, image, job).checked()
     if image is not None:
-        mask.require_on(image)
-    chosen = _chosen(mask, label)
-    found = mask
-    for one in job.track(chosen, tool):
-        found = _run(function, found, image, one, values, author)
-    words = tool if len(chosen) > 1 else f"{tool}: {mask.labels[chosen[0]].name}"
-    edit = Edit.between(
-        mask.data,
-        found.data,
-        labels=(mask.labels, found.labels),
-        tool=tool,
-        author=author,
-        words=words,
-    )
-    notes = _notes(mask, found, edit)
-    for note in notes:
+        held.require_on(image)
+    chosen = _chosen(held, label, traits, case)
+    # Any: keyword arguments of `prepare`
+    given: dict[str, Any] = {
+        "image": image,
+        "parameters": parameters,
+        "author": author,
+        "box": box,
+    }
+    if case is not None and len(chosen) == 1:
+        ready = prepare(case, tool, label=chosen[0], **given)
+        found = _apply(case, ready, ready.run(job), over_hand=over_hand)
+    else:
+        hand = case.hand() if case is not None else hand
+        found = _one_by_one(held, tool, chosen, given, None if over_hand else hand, job)
+        if case is not None:
+            changed = case.change(
+                found.mask.data,
+                labels=found.mask.labels,
+                tool=tool,
+                words=found.edit.words,
+                kind=found.edit.kind,
+                over_hand=True,  # what a person painted has been put back already
+                about=found.edit.about,
+            )
+            found = replace(found, mask=case.mask, edit=changed.edit)
+    for note in found.notes:
         job.say(note)
-    return Correction(found, edit, tool, notes)
+    return found
+
+
+def _apply(case: Case, ready: Prepared, result: Result, *, over_hand: bool) -> Correction:
+    changed = case.change(
+        result.ids,
+        box=result.box,
+        # A new label gets its row only if it gets a voxel.
+        labels=result.labels if (result.ids != result.since).any() else None,
+        since=result.since,
+        tool=ready.work.tool,
+        words=ready.words,
+        kind=ready.kind,
+        about=ready.about,
+        over_hand=over_hand,
+    )
+    gone = [i for i in changed.edit.ids_after(is_back=True) if i and not _holds(case, i)]
+    notes = _notes(ready.work.mask, changed.edit, result.labels, gone)
+    words = (changed.refused.words,) if changed.refused is not None else ()
+    return Correction(case.mask, changed.edit, ready.work.tool, notes + words, changed.refused)
+
+
+def _one_by_one(
+    before: Mask,
+    tool: str,
+    chosen: list[str | int],
+    given: Mapping[str, Any],  # Any: keyword arguments of `prepare`
+    hand: Region | None,
+    job: Job,
+) -> Correction:
+    """Correct one label after the other on a copy."""
+    found = replace(before, data=before.data.copy())
+    refusals, ready = [], None
+    for one in job.track(chosen, tool):
+        ready = prepare(found, tool, label=one, hand=hand, **given)
+        result = ready.work.run()
+        protected = None if hand is None or ready.kind == "person" else hand[result.box]
+        locked = [i for i, row in found.labels.items() if row.locked]
+        ids, refused = settled(result.since, result.ids, hand=protected, locked=locked)
+        if refused is not None:
+            refusals.append(refused.moved([part.start for part in result.box]))
+        wide = np.promote_types(found.data.dtype, ids.dtype)
+        found = replace(found, data=found.data.astype(wide, copy=False), labels=result.labels)
+        found.data[result.box] = ids
+    if ready is None:
+        empty = Edit.between(before.data[:0], before.data[:0], tool=tool, words=tool)
+        return Correction(before, empty, tool, ("no label may be changed: all are locked",))
+    edit = Edit.between(
+        before.data,
+        found.data,
+        labels=(before.labels, found.labels),
+        tool=tool,
+        author=given["author"],
+        words=tool if len(chosen) > 1 else ready.words,
+        kind=ready.kind,
+    )
+    edit = replace(edit, about=dict(ready.about))
+    gone = [i for i in edit.ids_after(is_back=True) if i and not (found.data == i).any()]
+    notes = _notes(before, edit, found.labels, gone)
+    words = tuple(refused.words for refused in refusals)
+    return Correction(found, edit, tool, notes + words, _together(refusals, before.data.shape))
+
+
+def _together(refusals: list[Refused], shape: tuple[int, ...]) -> Refused | None:
+    if len(refusals) < 2:
+        return refusals[0] if refusals else None
+    box = tuple(
+        slice(min(r.box[a].start for r in refusals), max(r.box[a].stop for r in refusals))
+        for a in range(len(shape))
+    )
+    region = np.zeros([part.stop - part.start for part in box], dtype=bool)
+    wanted = np.zeros(region.shape, np.result_type(*(r.wanted.dtype for r in refusals)))
+    for refused in refusals:
+        inner = tuple(
+            slice(b.start - o.start, b.stop - o.start)
+            for b, o in zip(refused.box, box, strict=True)
+        )
+        region[inner] |= refused.region
+        wanted[inner][refused.region] = refused.wanted[refused.region]
+    counts = [sum(getattr(r, n) for r in refusals) for n in ("by_hand", "locked", "changed_since")]
+    return Refused(box, region, wanted, *counts)
+
+
+def _facts(
+    tool: str,
+    traits: Traits,
+    label: int,
+    values: Mapping[str, Any],  # Any: values of a tool's options
+) -> tuple[Who, dict[str, Any]]:  # Any: plain JSON values
+    plain = {k: v.to_text() if isinstance(v, Points) else v for k, v in values.items()}
+    kind: Who = "person" if traits.by_hand else "tool"
+    return kind, {"tool": tool, "label": label, "parameters": plain}
 
 
 def _image(image: Image | Path | str | None, job: Job) -> Image | None:
@@ -130,14 +324,44 @@ def _mask(mask: Mask | Path | str, image: Image | None, job: Job) -> Mask:
     return load_mask(mask, image=image, job=job)
 
 
-def _chosen(mask: Mask, label: str | int | None) -> list[int]:
-    """Return the ids to correct, none of them locked."""
-    present = mask.ids()
-    if not present:
-        msg = (
-            f"expected mask {mask.name!r} to hold a label, got an empty one; draw or predict first"
-        )
+def _labelled(
+    labels: LabelTable, label: str | int | None, traits: Traits
+) -> tuple[LabelTable, int]:
+    """Return the table, with a new row where the tool may begin one, and the id of the label."""
+    if label is None and len(labels) == 1:
+        label = next(iter(labels))
+    if label is None:
+        known = ", ".join(f"{i} ({row.name})" for i, row in list(labels.items())[:20])
+        msg = f"expected the label to correct, got none; choose one of: {known or 'a new one'}"
         raise InputError(msg)
+    if traits.starts_empty:
+        labels, number = labels.having(label)
+    else:
+        number = labels.id_of(label)
+    if number == 0 or labels[number].locked:
+        name = "background" if number == 0 else repr(labels[number].name)
+        msg = f"expected an unlocked label, got {name}, which is locked; unlock it first"
+        raise InputError(msg)
+    return labels, number
+
+
+def _chosen(
+    mask: Mask, label: str | int | None, traits: Traits, case: Case | None
+) -> list[str | int]:
+    """Return the labels to correct, none of them locked."""
+    if traits.starts_empty and label is not None and label != "all":
+        return [label]
+    if case is not None and label is not None and label != "all":
+        number = _labelled(mask.labels, label, traits)[1]
+        present = [number] if _holds(case, number) else []
+    else:
+        present = mask.ids()
+        if not present:
+            msg = (
+                f"expected mask {mask.name!r} to hold a label, got an empty one; draw or predict "
+                "first"
+            )
+            raise InputError(msg)
     if label == "all" and "all" not in mask.labels.names.values():
         return [i for i in present if not mask.labels[i].locked]
     if label is None and len(present) > 1:
@@ -149,99 +373,17 @@ def _chosen(mask: Mask, label: str | int | None) -> list[int]:
         )
         raise InputError(msg)
     one = present[0] if label is None else mask.labels.id_of(label)
-    if mask.labels[one].locked:
-        msg = (
-            f"expected an unlocked label, got {mask.labels[one].name!r}, which is locked; unlock "
-            "it first"
-        )
-        raise InputError(msg)
+    _labelled(mask.labels, one, traits)
     if one not in present:
         msg = (
             f"expected label {mask.labels[one].name!r} to have voxels, got none; choose one of: "
-            f"{present}"
+            f"{present or mask.ids()}"
         )
         raise InputError(msg)
     return [one]
 
 
-def _run(
-    function: Any,  # Any: a tool, whose options are its own
-    mask: Mask,
-    image: Image | None,
-    label: int,
-    values: Mapping[str, object],
-    author: str,
-) -> Mask:
-    if mask.data.ndim == mask.geometry.ndim:
-        ids = function(mask, image, label=label, **values)
-    else:
-        ids = _by_frames(function, mask, image, label, values)
-    _require_own(mask, ids, label)
-    return replace(mask, data=ids, labels=_with_new_rows(mask.labels, ids, label, author))
-
-
-def _by_frames(
-    function: Any,  # Any: a tool, whose options are its own
-    mask: Mask,
-    image: Image | None,
-    label: int,
-    values: Mapping[str, object],
-) -> npt.NDArray[Any]:
-    frames = []
-    table = mask.labels
-    for number, data in enumerate(mask.data):
-        pixels = image.frame(number) if image is not None else None
-        frame = function(replace(mask, data=data, labels=table), pixels, label=label, **values)
-        # New ids of one frame are taken for the next, which would else give them out again.
-        table = _with_new_rows(table, frame, label, "")
-        frames.append(frame)
-    return np.stack(frames)
-
-
-def _require_own(mask: Mask, ids: npt.NDArray[Any], label: int) -> None:
-    """Raise unless only this label's and background voxels changed; holds third parties to it."""
-    msg = ""
-    if ids.shape != mask.data.shape or ids.dtype.kind != "u":
-        msg = (
-            f"expected ids of shape {mask.data.shape}, unsigned, from the tool, got {ids.shape} "
-            f"of {ids.dtype}; report it to the tool's author"
-        )
-    else:
-        box = difference_box(mask.data, ids)
-        if box is None:
-            return
-        old, new = mask.data[box], ids[box]
-        changed = old != new
-        lost, gained = present_ids(old[changed]), present_ids(new[changed])
-        locked = {i for i, row in mask.labels.items() if row.locked}
-        foreign = sorted((set(lost) - {label}) | (set(gained) & locked))
-        if foreign:
-            msg = (
-                f"expected only label {label} and background to change, but the tool changed "
-                f"{foreign}; report it to the tool's author"
-            )
-    if msg:
-        raise InputError(msg)
-
-
-def _with_new_rows(
-    labels: LabelTable, ids: npt.NDArray[Any], label: int, author: str
-) -> LabelTable:
-    """Return the table with a row for every object that a split made out of `label`."""
-    top = max(labels)
-    highest = int(ids.max())
-    if highest <= top:
-        return labels
-    fresh = [i for i in present_ids(ids) if i not in labels]
-    parent = labels[label]
-    category = parent.category or parent.name
-    made = [
-        Label(i, f"{category} {i}", category=category, is_thing=True, author=author) for i in fresh
-    ]
-    return labels.with_rows([replace(parent, category=category, is_thing=True), *made])
-
-
-def _notes(before: Mask, after: Mask, edit: Edit) -> tuple[str, ...]:
+def _notes(before: Mask, edit: Edit, labels: LabelTable, gone: list[int]) -> tuple[str, ...]:
     if edit.is_empty:
         return ("nothing changed",)
     grid = before.geometry
@@ -252,10 +394,15 @@ def _notes(before: Mask, after: Mask, edit: Edit) -> tuple[str, ...]:
         else f"{size:.3g} {grid.unit}2"
     )
     notes = [f"{edit.voxels} voxels changed ({amount})"]
-    added = [row for i, row in after.labels.items() if i not in before.labels]
+    added = [row for i, row in labels.items() if i not in before.labels]
     if added:
-        notes.append(f"{len(added)} new objects of {added[0].category}")
-    gone = [before.labels[i].name for i in before.ids() if i not in after.ids()]
+        notes.append(f"{len(added)} new objects of {added[0].category or added[0].name}")
     if gone:
-        notes.append(f"no voxel of {', '.join(gone)} is left")
+        names = [before.labels[i].name for i in gone if i in before.labels]
+        notes.append(f"no voxel of {', '.join(names)} is left")
     return tuple(notes)
+
+
+def _holds(case: Case, label: int) -> bool:
+    box = case.extent(label)
+    return box is not None and bool((case.mask.data[box] == label).any())
