@@ -380,6 +380,10 @@ def weights_list(name: str, as_json: bool) -> None:
 )
 @_device_option
 @click.option("--overwrite", is_flag=True, help="Predict again what is finished already.")
+@click.option("--candidates", type=click.Path(), help="JSON for what the model nearly drew.")
+@click.option(
+    "--low", type=float, default=0.1, show_default=True, help="Probability where candidates begin."
+)
 @_choices_options
 @_json_option
 def predict(
@@ -388,6 +392,8 @@ def predict(
     out: str,
     device: str,
     overwrite: bool,
+    candidates: str | None,
+    low: float,
     choices: Choices,
     as_json: bool,
 ) -> int:
@@ -399,7 +405,15 @@ def predict(
 
     with _working() as job:
         outcomes = predict_all(
-            list(images), model, out, device=device, job=job, overwrite=overwrite, choices=choices
+            list(images),
+            model,
+            out,
+            device=device,
+            job=job,
+            overwrite=overwrite,
+            choices=choices,
+            worklist=candidates,
+            low=low,
         )
     failed = [outcome for outcome in outcomes if not outcome.is_done]
     for outcome in failed:
@@ -541,6 +555,7 @@ def correct(
     epilog=_example(
         "maskloop export mask.nii.gz --image photo.png -o mask.json",
         "maskloop export cells.png --as objects --to coco -o cells.json",
+        "maskloop export ct.maskloop -o mask.nii.gz   (a case, with what its review leaves open)",
     )
 )
 @click.argument("mask", type=click.Path())

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
     from maskloop.core.labels import LabelTable
     from maskloop.core.mask import Mask
+    from maskloop.core.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ class Receipt:
         Of the stored array, in maskloop's order.
     what : str
         ``"mask"`` or ``"image"``.
+    warnings : tuple of str
+        What was left open when the file was written: slices not looked at, candidates not decided.
+    review : mapping, optional
+        The same as JSON-ready values; None where no review was given.
     """
 
     path: Path
@@ -89,6 +94,8 @@ class Receipt:
     source: str | None = None
     shape: tuple[int, ...] = ()
     what: str = "mask"
+    warnings: tuple[str, ...] = ()
+    review: Mapping[str, Any] | None = None  # Any: plain JSON values
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON values
         """Return the receipt as JSON-ready values."""
@@ -100,6 +107,7 @@ class Receipt:
             "labels": rows,
             "losses": list(self.losses),
             "shape": list(self.shape),
+            "warnings": list(self.warnings),
         }
 
     def to_text(self) -> str:
@@ -113,6 +121,7 @@ class Receipt:
         if not self.labels and self.what == "mask":
             lines.append("  label    none: the mask is empty")
         lines += [f"  lost     {loss}" for loss in self.losses]
+        lines += [f"  warning  {warning}" for warning in self.warnings]
         lines += [f"  sha256   {digest}  {name}" for name, digest in self.sha256.items()]
         return "\n".join(lines)
 
@@ -125,6 +134,7 @@ def write_verified(
     suffix: str,
     job: Job,
     keep_phi: bool = False,
+    report: Report | None = None,
 ) -> Receipt:
     """Write `item` beside `path`, read it back with a second reader, compare, then replace.
 
@@ -145,6 +155,8 @@ def write_verified(
         Told of the stages; cancelling before the last one leaves everything as it was.
     keep_phi : bool
         Whether the patient's identity may be written, by formats that have a place for it.
+    report : Report, optional
+        What the review of the mask leaves open; recorded in the receipt, refuses nothing.
 
     Raises
     ------
@@ -185,6 +197,8 @@ def write_verified(
             source=item.title or (item.source.name if item.source is not None else None),
             shape=tuple(_stored(planned).shape),
             what="image" if isinstance(item, Image) else "mask",
+            warnings=() if report is None else report.warnings,
+            review=None if report is None else report.to_json(),
         )
         swap.file(receipt_of(path)).write_bytes(_receipt_bytes(receipt))
         job.report("replace", 2, 3)

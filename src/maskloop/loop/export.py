@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from maskloop import formats
 from maskloop.core.errors import InputError, StorageError
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
+from maskloop.core.review import Review
 from maskloop.formats.base import as_kind, default_table
 from maskloop.formats.verify import Receipt, write_verified
 from maskloop.loop.load import format_to_write, load, load_mask
@@ -32,6 +35,7 @@ def export(
     entry: str | int | None = None,
     choices: Choices | None = None,
     keep_phi: bool = False,
+    review: Review | None = None,
     job: Job | None = None,
 ) -> Receipt:
     """Write a mask and prove the file.
@@ -44,7 +48,7 @@ def export(
     Parameters
     ----------
     mask : Mask, Path or str
-        Label ids, or a file of them.
+        Label ids, a file of them, or a case folder, which brings its review along.
     out : Path or str
         Target; the suffix chooses the format.
     image : Image, Path or str, optional
@@ -59,6 +63,9 @@ def export(
         Where `image` is a path: see `load`.
     keep_phi : bool
         Whether the patient's identity may go into formats that have a place for it (DICOM SEG).
+    review : Review, optional
+        What the reader saw and decided. Slices not looked at and candidates not decided are told
+        and recorded in the receipt; nothing is refused for them.
     job : Job, optional
         Progress and cancel.
 
@@ -106,7 +113,10 @@ def export(
             "choose another name"
         )
         raise InputError(msg)
-    if not isinstance(mask, Mask):
+    if not isinstance(mask, Mask) and (Path(mask) / "case.json").is_file():
+        mask, kept = _of_case(Path(mask), entry)
+        review = review or kept
+    elif not isinstance(mask, Mask):
         mask = load_mask(mask, image=on, entry=entry, kind=kind, job=job)
     if on is not None:
         mask.require_on(on)
@@ -116,7 +126,43 @@ def export(
         header = mask.header if is_kept else on.header
         mask = replace(mask, geometry=on.geometry, source=on.source, header=header, title=on.title)
     ready = _with_table(mask, kind)
-    return write_verified(chosen, ready, out, suffix=suffix, job=job, keep_phi=keep_phi)
+    report = None if review is None else review.report(_extent(ready))
+    receipt = write_verified(
+        chosen, ready, out, suffix=suffix, job=job, keep_phi=keep_phi, report=report
+    )
+    for warning in receipt.warnings:
+        job.say(warning)
+    return receipt
+
+
+def _of_case(folder: Path, entry: str | int | None) -> tuple[Mask, Review]:
+    """Return the mask that a case's journal leads to, and the case's review."""
+    from maskloop.desk.cases import replay
+
+    if entry is not None:
+        msg = f"expected no entry for the case {folder.name}, got {entry!r}; leave it out"
+        raise InputError(msg)
+    mask = replay(folder)
+    return mask, Review.load(folder, shape=mask.geometry.shape, is_read_only=True)
+
+
+def _extent(mask: Mask) -> list[range]:
+    """Return the slices along each axis that hold a label; all of them in an empty mask."""
+    ndim, hits = mask.geometry.ndim, [np.zeros(n, bool) for n in mask.geometry.shape]
+    frames = mask.data.reshape(-1, *mask.geometry.shape)
+    for frame in frames:
+        for index, plane in enumerate(frame):
+            held = plane != 0
+            if not held.any():
+                continue
+            hits[0][index] = True
+            for axis in range(1, ndim):
+                others = tuple(a for a in range(ndim - 1) if a != axis - 1)
+                hits[axis] |= held.any(axis=others)
+    if not hits[0].any():
+        return [range(n) for n in mask.geometry.shape]
+    ends = [np.flatnonzero(hit)[[0, -1]] for hit in hits]
+    return [range(int(first), int(last) + 1) for first, last in ends]
 
 
 def _is_of(out: Path, image: Image) -> bool:

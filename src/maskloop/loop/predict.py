@@ -23,9 +23,11 @@ from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
+from maskloop.desk.worklists import Worklists
 from maskloop.formats.base import receipt_of
 from maskloop.formats.verify import Receipt
-from maskloop.ops.candidates import Sieve, worklist
+from maskloop.ops import candidates as nearly
+from maskloop.ops.candidates import LOW, Sieve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,6 +85,8 @@ class Outcome:
         Why it failed.
     receipt : Receipt, optional
         Of what was written.
+    candidates : tuple of Candidate, optional
+        As in `Prediction`.
     """
 
     image: Path
@@ -93,6 +97,7 @@ class Outcome:
     device: str = ""
     notes: tuple[str, ...] = ()
     receipt: Receipt | None = None
+    candidates: tuple[Candidate, ...] | None = None
 
     @property
     def is_done(self) -> bool:
@@ -207,7 +212,7 @@ class Predictor:
         notes = [*found.notes, *job.notes[told:]]
         listed = None
         if sieve is not None and found.chances is not None:
-            work = worklist(mask, found.chances, sieve)
+            work = nearly.worklist(mask, found.chances, sieve)
             listed = work.candidates
             notes.append(work.words(sieve))
         elif sieve is not None:
@@ -285,6 +290,8 @@ def predict_all(
     job: Job | None = None,
     overwrite: bool = False,
     choices: Choices | None = None,
+    worklist: Path | str | None = None,
+    low: float = LOW,
 ) -> list[Outcome]:
     """Segment images and write the masks, each read back and compared before it stands.
 
@@ -304,6 +311,10 @@ def predict_all(
         Predict again what is finished, and replace what is in the way.
     choices : Choices, optional
         As for `load`; the same for all images.
+    worklist : path, optional
+        A JSON file to list what the model nearly drew, image by image.
+    low : float
+        The probability from which a voxel is listed there.
 
     Returns
     -------
@@ -325,6 +336,7 @@ def predict_all(
     targets = _targets([Path(p) for p in images], card, Path(out))
     predictor: Predictor | None = None
     outcomes = []
+    lists = None if worklist is None else Worklists.of(Path(worklist), card.name, low)
     for image, target in job.track(list(targets.items()), "images"):
         try:
             about = _about(image, card, choices)
@@ -332,15 +344,20 @@ def predict_all(
         except (InputError, StorageError, MissingFileError) as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
             continue
-        if kept is not None:
+        if kept is not None and (lists is None or lists.knows(kept)):
             outcomes.append(Outcome(image, target, "skipped", receipt=kept))
             continue
         # Outside the reach of one image's failure: without the model none can succeed.
         predictor = predictor or Predictor(card, device, job=job)
         try:
-            outcomes.append(_predict_one(predictor, image, target, about, choices, job))
+            sieve = None if lists is None else Sieve(low)
+            done = _predict_one(predictor, image, target, about, choices, job, sieve)
         except _ONE_IMAGE as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
+            continue
+        outcomes.append(done)
+        if lists is not None:
+            lists.put(image, done.receipt, done.candidates)
     return outcomes
 
 
@@ -351,15 +368,25 @@ def _predict_one(
     about: Mapping[str, Any],
     choices: Choices | None,
     job: Job,
+    sieve: Sieve | None,
 ) -> Outcome:
     from maskloop.loop.export import export
 
     pixels = _loaded(image, job, choices)
-    found = predictor.predict(pixels, job)
+    found = predictor.predict(pixels, job, candidates=sieve or False)
     receipt = export(found.mask, target, image=pixels, job=job)
     told = {**about, "device": found.device, "seconds": round(found.seconds, 3)}
     _note_in_receipt(target, {**told, "notes": list(found.notes)})
-    return Outcome(image, target, "done", "", found.seconds, found.device, found.notes, receipt)
+    return Outcome(
+        image,
+        target,
+        "done",
+        seconds=found.seconds,
+        device=found.device,
+        notes=found.notes,
+        receipt=receipt,
+        candidates=found.candidates,
+    )
 
 
 def _loaded(image: Image | Path | str, job: Job, choices: Choices | None = None) -> Image:
@@ -503,7 +530,7 @@ def _receipt(found: Mapping[str, Any], path: Path) -> Receipt:
     values = {key: value for key, value in found.items() if key in known}
     values["path"] = path
     values["labels"] = [LabelCount(**row) for row in values["labels"]]
-    for key in ("losses", "shape"):
+    for key in ("losses", "shape", "warnings"):
         values[key] = tuple(values.get(key, ()))
     return Receipt(**values)
 
