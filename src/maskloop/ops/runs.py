@@ -1,0 +1,207 @@
+"""Objects as runs of voxels along rows: found once, clipped, compared and drawn again.
+
+A stack is an array ``(slice, row, column)``; its voxels are numbered in that order, and a run is
+the numbers ``start`` to ``stop - 1`` of neighbours in one row. Runs are kept in ascending order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Ints = npt.NDArray[np.int64]
+Window = tuple[slice, slice, slice]  # of a stack; starts and stops are given
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Runs of voxels and whose they are.
+
+    Parameters
+    ----------
+    starts, stops : array of int64, shape (n,)
+        First voxel number, and one past the last.
+    owners : array of int64, shape (n,)
+        Number of the object each run belongs to.
+    """
+
+    starts: Ints
+    stops: Ints
+    owners: Ints
+
+    @classmethod
+    def none(cls) -> Runs:
+        """Return no runs."""
+        empty = np.zeros(0, dtype=np.int64)
+        return cls(empty, empty, empty)
+
+    @classmethod
+    def of(
+        cls, numbers: npt.NDArray[Any], shape: Sequence[int], window: Window | None = None
+    ) -> Runs:
+        """Return the runs of one number above 0, in order of voxels.
+
+        Parameters
+        ----------
+        numbers : array of int
+            Content of `window`.
+        shape : sequence of int
+            Of the whole stack.
+        window : tuple of slice, optional
+            Where `numbers` lies in the stack; the whole where left out.
+        """
+        length, height, width = numbers.shape
+        rows = np.ascontiguousarray(numbers).reshape(length * height, width)
+        is_start = np.empty(rows.shape, dtype=bool)
+        is_start[:, 0] = True
+        np.not_equal(rows[:, 1:], rows[:, :-1], out=is_start[:, 1:])
+        at = np.flatnonzero(is_start)
+        owners = rows.reshape(-1)[at]
+        lengths = np.diff(at, append=rows.size)
+        inside = owners != 0
+        at, lengths, owners = at[inside], lengths[inside], owners[inside].astype(np.int64)
+        if window is not None:
+            row, x = np.divmod(at, width)
+            z, y = np.divmod(row, height)
+            first = [part.start for part in window]
+            at = ((z + first[0]) * shape[1] + y + first[1]) * shape[2] + x + first[2]
+        return cls(at, at + lengths, owners)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Runs]) -> Runs:
+        """Return several sets of runs as one, in order of voxels; none may overlap."""
+        starts = np.concatenate([part.starts for part in parts])
+        order = np.argsort(starts, kind="stable")
+        return cls(
+            starts[order],
+            np.concatenate([part.stops for part in parts])[order],
+            np.concatenate([part.owners for part in parts])[order],
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def voxels(self) -> int:
+        """How many voxels the runs hold."""
+        return int((self.stops - self.starts).sum())
+
+    def chosen(self, which: npt.NDArray[Any] | slice) -> Runs:  # Any: bool or int numbers
+        """Return some of the runs, chosen as from an array."""
+        return Runs(self.starts[which], self.stops[which], self.owners[which])
+
+    def owned_by(self, number: int) -> Runs:
+        """Return the same runs as those of one object."""
+        return Runs(self.starts, self.stops, np.full(len(self), number, dtype=np.int64))
+
+    def by_owner(self) -> Iterator[tuple[int, Runs]]:
+        """Yield each owner and its runs, ascending."""
+        order = np.argsort(self.owners, kind="stable")
+        owners = self.owners[order]
+        firsts = np.flatnonzero(np.diff(owners, prepend=-1))
+        for first, stop in zip(firsts, [*firsts[1:], owners.size], strict=True):
+            yield int(owners[first]), self.chosen(order[first:stop])
+
+    def mended(self, width: int) -> Runs:
+        """Return the runs with those that touch in a row put together."""
+        if not len(self):
+            return self
+        is_new = np.ones(len(self), dtype=bool)
+        is_new[1:] = (
+            (self.starts[1:] != self.stops[:-1])
+            | (self.starts[1:] % width == 0)
+            | (self.owners[1:] != self.owners[:-1])
+        )
+        firsts = np.flatnonzero(is_new)
+        lasts = np.append(firsts[1:], len(self)) - 1
+        return Runs(self.starts[firsts], self.stops[lasts], self.owners[firsts])
+
+    def inside(self, shape: Sequence[int], window: Window) -> Runs:
+        """Return what of the runs lies in a window."""
+        part, left, right = self._across(shape, window)
+        starts = np.maximum(part.starts, left)
+        stops = np.minimum(part.stops, right)
+        return Runs(starts, stops, part.owners).chosen(starts < stops)
+
+    def outside(self, shape: Sequence[int], window: Window) -> Runs:
+        """Return what of the runs lies outside a window."""
+        first, last = self._slices(shape, window)
+        part, left, right = self._across(shape, window)
+        is_other = self._is_other(shape, window, first, last)
+        before = Runs(part.starts, np.minimum(part.stops, left), part.owners)
+        after = Runs(np.maximum(part.starts, right), part.stops, part.owners)
+        sides = [side.chosen(side.starts < side.stops) for side in (before, after)]
+        others = [self.chosen(slice(0, first)), self.chosen(slice(last, None))]
+        return Runs.joined([*others, self.chosen(slice(first, last)).chosen(is_other), *sides])
+
+    def drawn(self, shape: Sequence[int], window: Window) -> npt.NDArray[np.int32]:
+        """Return the owners of the voxels in a window, 0 where none."""
+        sizes = [part.stop - part.start for part in window]
+        part = self.inside(shape, window)
+        row, x = np.divmod(part.starts, shape[2])
+        z, y = np.divmod(row, shape[1])
+        first = [s.start for s in window]
+        at = ((z - first[0]) * sizes[1] + y - first[1]) * sizes[2] + x - first[2]
+        # Owners are added where runs begin and taken off where they end; no two begin together.
+        steps = np.zeros(sizes[0] * sizes[1] * sizes[2] + 1, dtype=np.int32)
+        owners = part.owners.astype(np.int32)
+        steps[at] += owners
+        steps[at + part.stops - part.starts] -= owners
+        return np.cumsum(steps[:-1], dtype=np.int32).reshape(sizes)
+
+    def _slices(self, shape: Sequence[int], window: Window) -> tuple[int, int]:
+        """Return which runs lie in the slices of a window."""
+        size = shape[1] * shape[2]
+        ends = [window[0].start * size, window[0].stop * size]
+        first, last = np.searchsorted(self.starts, ends)
+        return int(first), int(last)
+
+    def _is_other(
+        self, shape: Sequence[int], window: Window, first: int, last: int
+    ) -> npt.NDArray[np.bool_]:
+        """Return which of the runs in the window's slices lie in other rows."""
+        y = self.starts[first:last] // shape[2] % shape[1]
+        return np.asarray((y < window[1].start) | (y >= window[1].stop))
+
+    def _across(self, shape: Sequence[int], window: Window) -> tuple[Runs, Ints, Ints]:
+        """Return the runs in the window's rows, and where the window begins and ends in them."""
+        first, last = self._slices(shape, window)
+        part = self.chosen(slice(first, last))
+        part = part.chosen(~self._is_other(shape, window, first, last))
+        row = part.starts // shape[2] * shape[2]
+        return part, row + window[2].start, row + window[2].stop
+
+
+def shared(one: Runs, other: Runs) -> dict[tuple[int, int], int]:
+    """Return how many voxels each pair of owners shares, pairs that share none left out."""
+    if not len(one) or not len(other):
+        return {}
+    edges = np.unique(np.concatenate((one.starts, one.stops, other.starts, other.stops)))
+    owners = []
+    for runs in (one, other):
+        at = np.searchsorted(runs.starts, edges[:-1], side="right") - 1
+        held = runs.owners[at]
+        owners.append(np.where((at >= 0) & (edges[:-1] < runs.stops[at]), held, 0))
+    inside = (owners[0] != 0) & (owners[1] != 0)
+    pairs = np.stack(owners)[:, inside]
+    return paired(pairs[0], pairs[1], np.diff(edges)[inside])
+
+
+def paired(one: Ints, other: Ints, counts: Ints | None = None) -> dict[tuple[int, int], int]:
+    """Return how often (or with which sum of `counts`) each pair of numbers occurs."""
+    if not one.size:
+        return {}
+    top = int(other.max()) + 1
+    code, at = np.unique(one.astype(np.int64) * top + other, return_inverse=True)
+    total = np.zeros(code.size, dtype=np.int64)
+    np.add.at(total, at.reshape(-1), 1 if counts is None else counts)
+    first, second = np.divmod(code, top)
+    return {
+        (a, b): n for a, b, n in zip(first.tolist(), second.tolist(), total.tolist(), strict=True)
+    }
