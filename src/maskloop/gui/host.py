@@ -10,6 +10,8 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, 
 
 from maskloop.core.job import Job, Progress
 from maskloop.gui.choices import LayerChoice
+from maskloop.gui.editing import Editors
+from maskloop.gui.keeping import Keeping
 from maskloop.gui.readout import Readout
 from maskloop.gui.runner import Run
 from maskloop.gui.section import tipped, words
@@ -33,14 +35,19 @@ class Host(QWidget):
     ----------
     image, labels : LayerChoice
         Placed by the sections Predict and Correct.
+    editors : Editors
+        The case behind each Labels layer.
+    keeping : Keeping
+        Where on disk the cases are.
 
     Signals
     -------
-    busy(bool), models_changed()
+    busy(bool), models_changed(), reviewed()
     """
 
     busy = Signal(bool)
     models_changed = Signal()
+    reviewed = Signal()
 
     def __init__(self, viewer: Any) -> None:  # Any: napari is untyped
         super().__init__()
@@ -51,6 +58,8 @@ class Host(QWidget):
         self.message = words("Open an image, or drop one on the window.")
         self.under_mouse = tipped(words(_TWO_LINES), TIPS["cursor"])
         self.under_mouse.setWordWrap(False)
+        self.editors = Editors(viewer, self.say, lambda: str(setting("author", "")))
+        self.keeping = Keeping(self.editors, setting, lambda: self.is_busy)
         self._readout = Readout(viewer)
         viewer.cursor.events.position.connect(self._read)
         self.bar = QProgressBar()
@@ -123,6 +132,7 @@ class Host(QWidget):
         if self.run is not None:
             self.run.stop()
         self.viewer.cursor.events.position.disconnect(self._read)
+        self.keeping.close()
         self.image.release()
         self.labels.release()
 

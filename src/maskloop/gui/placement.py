@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.geometry import Geometry
+from maskloop.core.geometry import Box, Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
@@ -89,6 +89,23 @@ class Placement:
         turns = [slice(None, None, -1 if flip else None) for flip in self.flips]
         return array[(*[slice(None)] * lead, *turns)]
 
+    def true_box(self, box: Box) -> Box:
+        """Return, on the true grid, a box of the layer's array (leading axes come first)."""
+        true = list(box[: self.lead]) + [slice(0, 0)] * len(self.axes)
+        parts = box[self.lead :]
+        for part, axis, flip in zip(parts, self.axes, self.flips, strict=True):
+            true[self.lead + axis] = _turned(part, self.geometry.shape[axis], flip)
+        return tuple(true)
+
+    def shown_box(self, box: Box) -> Box:
+        """Return, in the layer's array, a box on the true grid (leading axes come first)."""
+        parts = box[self.lead :]
+        shown = [
+            _turned(parts[axis], self.geometry.shape[axis], flip)
+            for axis, flip in zip(self.axes, self.flips, strict=True)
+        ]
+        return (*box[: self.lead], *shown)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Spatial shape as the layer shows it."""
@@ -116,3 +133,7 @@ class Placement:
             "units": (*("pixel",) * self.lead, *("mm",) * grid.ndim),
             "axis_labels": (*lead, *labels),
         }
+
+
+def _turned(part: slice, length: int, flip: bool) -> slice:
+    return slice(length - part.stop, length - part.start) if flip else part
