@@ -9,16 +9,41 @@ import numpy as np
 import pytest
 
 from maskloop.core.edits import Edit
-from maskloop.core.geometry import Geometry
+from maskloop.core.geometry import Box, Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.core.parameters import checked_values, parameters_of
+from maskloop.core.parameters import Points, checked_values, parameters_of
 from maskloop.loop.correct import correct
+from maskloop.ops import regions
 from maskloop.tools import TOOLS
+from maskloop.tools.base import Traits, traits_of
 
 NAMES = list(TOOLS)
-NEEDED = {"threshold": {"lower": 40.0, "where": "both"}}
+# What a person must give; points are those of the volume, a picture's are without the first axis.
+NEEDED: dict[str, dict[str, object]] = {
+    "threshold": {"lower": 40.0, "where": "both"},
+    "logic": {"other": "tumour", "margin": 2.0},
+    "merge": {"other": "tumour", "gap": 2.0},
+    "relabel": {"to": "tumour"},
+    "copy_slice": {"at": ((6.0, 15.0, 14.0),), "slices": 2},
+}
+# Options that no default and no choice reaches.
+MORE: dict[str, tuple[dict[str, object], ...]] = {
+    "grow": ({"margin": -1.5},),
+    "holes": ({"largest": 40.0, "across": "slices", "axis": "x"},),
+    "relabel": ({"to": None, "at": ((6.0, 15.0, 14.0),)},),
+    "delete": ({"at": ((6.0, 15.0, 14.0),)},),
+    "split": ({"parts": 3}, {"distance": 1.0, "neck": 1.0}, {"at": ((6.0, 15.0, 14.0),)}),
+    "interpolate": ({"every": 3}, {"every": 2, "axis": "y", "longest": 30.0}),
+    "smooth": tuple({"method": m, "radius": 1.2} for m in ("median", "gaussian", "joint")),
+    "copy_slice": (
+        {"slices": -2, "axis": "y", "adjust": True, "existing": "replace"},
+        {"adjust": True, "share": 50.0, "what": "piece"},
+    ),
+    "logic": tuple({"operation": o, "margin": -1.0} for o in ("add", "intersect", "copy")),
+    "merge": ({"touching": True, "gap": 0.0},),
+}
 
 
 def scene(ndim: int) -> tuple[Image, Mask]:
@@ -31,6 +56,8 @@ def scene(ndim: int) -> tuple[Image, Mask]:
     ids = np.where(inner & (rng.random(shape) < 0.9), 1, 0).astype(np.uint8)
     ids[(grid[-1] > 18) & inner] = 2
     ids[(grid[-2] < 9) & inner] = 3
+    if ndim == 3:
+        ids[5][ids[5] == 1] = 0  # a gap to fill
     ids[(0,) * ndim] = ids[(-1,) * ndim] = 1
     pixels = rng.integers(0, 100, shape).astype(np.int16)
     geometry = Geometry.regular(shape, (3.0, 1.0, 0.8)) if ndim == 3 else Geometry.pixels(shape)
@@ -39,30 +66,39 @@ def scene(ndim: int) -> tuple[Image, Mask]:
     return image, Mask.like(image, ids, labels)
 
 
-def values_of(name: str, **changed: object) -> dict[str, object]:
+def values_of(name: str, ndim: int = 3, **changed: object) -> dict[str, object]:
     given = {**NEEDED.get(name, {}), **changed}
+    for parameter in parameters_of(TOOLS.get(name)):
+        if parameter.type is Points and given.get(parameter.name) is not None:
+            given[parameter.name] = [point[-ndim:] for point in given[parameter.name]]
     return checked_values(parameters_of(TOOLS.get(name)), given, of=name)
 
 
-def variants(name: str) -> list[dict[str, object]]:
-    """The defaults, then each choice and each switch of the tool once."""
-    found = [values_of(name)]
+def variants(name: str, ndim: int) -> list[dict[str, object]]:
+    """The defaults, each choice and each switch of the tool once, and what more there is."""
+    found = [values_of(name, ndim)]
     for parameter in parameters_of(TOOLS.get(name)):
         others = parameter.choices or ((True, False) if parameter.type is bool else ())
-        found += [values_of(name, **{parameter.name: other}) for other in others]
-    return found
+        found += [values_of(name, ndim, **{parameter.name: other}) for other in others]
+    return found + [values_of(name, ndim, **more) for more in MORE.get(name, ())]
+
+
+def traits(name: str) -> Traits:
+    return traits_of(TOOLS.get(name))
 
 
 CASES = [
     pytest.param(name, ndim, values, id=f"{name}-{ndim}d-{number}")
     for name in NAMES
     for ndim in (2, 3)
-    for number, values in enumerate(variants(name))
+    for number, values in enumerate(variants(name, ndim))
 ]
 
 
 @pytest.mark.parametrize(("name", "ndim", "values"), CASES)
-def test_only_its_own_label_and_background_change_and_the_input_never(name, ndim, values):
+def test_it_changes_what_its_traits_allow_never_locked_labels_and_never_its_input(
+    name, ndim, values
+):
     image, mask = scene(ndim)
     before, pixels = mask.data.copy(), image.data.copy()
     ids = TOOLS.get(name)(mask, image, label=1, **values)
@@ -73,8 +109,80 @@ def test_only_its_own_label_and_background_change_and_the_input_never(name, ndim
     assert ids.shape == before.shape
     assert ids.dtype.kind == "u"
     changed = ids != before
-    assert set(np.unique(before[changed])) <= {0, 1}
+    assert set(np.unique(before[changed])) <= ({0, 1, 2} if traits(name).others else {0, 1})
     assert 3 not in ids[changed]
+
+
+@pytest.mark.parametrize(("name", "ndim", "values"), CASES)
+def test_cut_to_the_box_it_reaches_it_gives_the_answer_of_the_whole_mask(name, ndim, values):
+    image, mask = scene(ndim)
+    mask = widened(mask, ndim)
+    image = Image(
+        np.pad(image.data, [(WIDE, WIDE)] * ndim, mode="reflect", reflect_type="odd"), mask.geometry
+    )
+    values = moved(name, values, [WIDE] * ndim)
+    box = box_reached(name, mask, values)
+    function = TOOLS.get(name)
+    whole = function(mask, image, label=1, **values)
+    starts = [part.start for part in box]
+    grid = mask.geometry.cropped(box)
+    part = function(
+        replace(mask, data=mask.data[box], geometry=grid),
+        Image(image.data[box], grid),
+        label=1,
+        **moved(name, values, [-start for start in starts]),
+    )
+    assert np.array_equal(part, whole[box])
+    rest = whole.copy()
+    rest[box] = mask.data[box]
+    assert np.array_equal(rest, mask.data)
+
+
+WIDE = 25
+
+
+def widened(mask: Mask, ndim: int) -> Mask:
+    """The mask in a larger field, with more of the other labels far away."""
+    ids = mask.data.copy()
+    ids[(0,) * ndim] = ids[(-1,) * ndim] = 0
+    ids = np.pad(ids, [(WIDE, WIDE)] * ndim)
+    ids[(slice(1, 3),) * ndim] = 2
+    ids[(slice(-3, -1),) * ndim] = 3
+    return replace(mask, data=ids, geometry=mask.geometry.padded([WIDE] * ndim, [WIDE] * ndim))
+
+
+def moved(name: str, values: dict[str, object], by: list[int]) -> dict[str, object]:
+    found = dict(values)
+    for parameter in parameters_of(TOOLS.get(name)):
+        value = values[parameter.name]
+        if isinstance(value, Points):
+            found[parameter.name] = value.moved(by)
+    return found
+
+
+def box_reached(name: str, mask: Mask, values: dict[str, object]) -> Box:
+    """The box that `correct` would hand to the tool."""
+    found = traits(name)
+    if found.reach is None:
+        return tuple(slice(0, n) for n in mask.data.shape)
+    boxes = []
+    if {"label", "labels"} & set(found.around):
+        boxes.append(regions.box_of(mask.data, 1))
+    for parameter in parameters_of(TOOLS.get(name)):
+        value = values[parameter.name]
+        if value is not None and parameter.is_label and "labels" in found.around:
+            boxes.append(regions.box_of(mask.data, mask.labels.id_of(str(value))))
+        if isinstance(value, Points) and "points" in found.around:
+            corners = np.rint(np.asarray(value)).astype(int)
+            boxes.append(
+                tuple(slice(a, b + 1) for a, b in zip(corners.min(0), corners.max(0), strict=True))
+            )
+    hull = regions.hull([box for box in boxes if box is not None])
+    reach = regions.voxels_of(found.reach(values), mask.geometry.spacing)
+    return tuple(
+        slice(max(0, part.start - by), min(n, part.stop + by))
+        for part, by, n in zip(hull, reach, mask.data.shape, strict=True)
+    )
 
 
 @pytest.mark.parametrize(("name", "ndim", "values"), CASES)
@@ -107,9 +215,10 @@ def test_background_far_away_makes_no_difference(name, ndim):
     image, mask = scene(ndim)
     ids = mask.data.copy()
     ids[(0,) * ndim] = ids[(-1,) * ndim] = 0
-    function, values = TOOLS.get(name), values_of(name)
+    function, given = TOOLS.get(name), values_of(name, ndim)
 
     def run(width: int) -> np.ndarray:
+        values = moved(name, given, [width] * ndim)
         pads = [(width, width)] * ndim
         wide = np.pad(ids, pads)
         grid = image.geometry.padded([width] * ndim, [width] * ndim)
@@ -122,8 +231,10 @@ def test_background_far_away_makes_no_difference(name, ndim):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_label_without_voxels_changes_nothing(name):
+def test_a_label_without_voxels_changes_nothing_unless_the_tool_may_start_it(name):
     image, mask = scene(3)
+    if traits(name).starts_empty:
+        return
     ids = TOOLS.get(name)(mask, image, label=9, **values_of(name))
     assert np.array_equal(ids, mask.data)
 
@@ -133,7 +244,7 @@ def test_a_label_that_fills_the_field_is_no_surprise(name):
     image, mask = scene(3)
     full = replace(mask, data=np.ones_like(mask.data))
     ids = TOOLS.get(name)(full, image, label=1, **values_of(name))
-    assert set(np.unique(ids)) <= {0, 1}
+    assert ids.max() in (0, 1) or name == "relabel"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,12 +254,11 @@ def test_each_time_point_is_corrected_on_its_own(name):
     film = Image(
         np.stack([image.data, image.data[::-1, ::-1], image.data]), image.geometry, has_time=True
     )
-    done = correct(
-        replace(mask, data=moving), name, image=film, label=1, parameters=NEEDED.get(name)
-    )
-    alone = correct(mask, name, image=image, label=1, parameters=NEEDED.get(name))
+    values = values_of(name, 2)
+    done = correct(replace(mask, data=moving), name, image=film, label=1, parameters=values)
+    alone = correct(mask, name, image=image, label=1, parameters=values)
     assert np.array_equal(done.mask.data[0], alone.mask.data)
-    assert not done.mask.data[2].any()
+    assert traits(name).starts_empty or not done.mask.data[2].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,6 +288,16 @@ def test_it_says_what_it_does(name):
     assert text.splitlines()[0].endswith(".")
     for parameter in parameters_of(function):
         assert parameter.name in text, parameter.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_traits_are_true_of_its_signature(name):
+    found, parameters = traits(name), parameters_of(TOOLS.get(name))
+    kinds = {parameter.type for parameter in parameters}
+    assert ("points" not in {*found.needs, *found.around}) or Points in kinds
+    assert "labels" not in found.around or any(p.is_label for p in parameters)
+    if found.reach is not None:
+        assert found.reach(values_of(name)) >= 0
 
 
 def test_the_edit_of_a_tool_knows_who_and_what():

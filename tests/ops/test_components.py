@@ -104,11 +104,12 @@ def test_surroundings_are_the_id_across_most_faces_but_never_a_forbidden_one():
     ids[3:6, 2:7] = 1
     ids[4, 3] = 2
     ids[3, 3] = 5
-    region = ids == 2
-    assert components.surroundings(ids, region) == 1
-    assert components.surroundings(ids, region, never=[1]) == 5
-    assert components.surroundings(ids, region, never=[1, 5]) == 0
-    assert components.surroundings(ids, np.zeros_like(region)) == 0
+    pieces = (ids == 2).astype(np.uint8)
+    pieces[8, 8] = 2
+    assert components.surroundings(ids, pieces, [1]) == [1]
+    assert components.surroundings(ids, pieces, [1, 2], never=[1]) == [5, 0]
+    assert components.surroundings(ids, pieces, [1], never=[1, 5]) == [0]
+    assert components.surroundings(ids, pieces, []) == []
 
 
 def test_the_largest_piece_keeps_its_id_and_the_others_get_new_ones_by_size():

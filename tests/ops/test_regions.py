@@ -79,9 +79,6 @@ def test_threads_give_the_distances_of_one(monkeypatch):
 
 def test_the_voxels_of_a_distance_hold_it_on_every_axis():
     assert regions.voxels_of(10.0, (5.0, 0.7)) == (3, 16)
-    assert regions.box_of(
-        np.ones((3, 4), np.uint8), 1, margin=regions.voxels_of(np.inf, (1, 1))
-    ) == (
-        slice(0, 3),
-        slice(0, 4),
-    )
+    far = regions.voxels_of(np.inf, (5.0, 0.7))
+    ids = np.pad(np.ones((1, 1), np.uint8), 9)
+    assert regions.box_of(ids, 1, margin=far) == (slice(0, 19), slice(0, 19))

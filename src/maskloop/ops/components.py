@@ -10,10 +10,10 @@ import numpy.typing as npt
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.mask import id_runs
-from maskloop.ops.regions import box_of
+from maskloop.ops.regions import box_of, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from maskloop.core.geometry import Box
 
@@ -23,6 +23,11 @@ Ids = npt.NDArray[Any]  # Any: whichever unsigned type is narrow enough
 Connectivity = Literal[4, 6, 8, 18, 26]
 
 _CONNECTIVITIES: dict[int, tuple[Connectivity, ...]] = {2: (4, 8), 3: (6, 18, 26)}
+
+
+def neighbours(touching: Literal["faces", "corners"], ndim: int) -> Connectivity:
+    """Return the connectivity of voxels that hang together by faces, or by corners too."""
+    return _CONNECTIVITIES[ndim][0 if touching == "faces" else -1]
 
 
 def label(region: npt.NDArray[Any], *, connectivity: int | None = None) -> tuple[Ids, int]:
@@ -131,27 +136,34 @@ def fill_holes(region: npt.NDArray[Any]) -> Region:
     return filled
 
 
-def surroundings(ids: Ids, region: Region, *, never: Collection[int] = ()) -> int:
-    """Return the id with most voxels across the faces of `region`, background among them.
+def surroundings(
+    ids: Ids, pieces: Ids, chosen: Iterable[int], *, never: Collection[int] = ()
+) -> list[int]:
+    """Return, for each chosen piece, the id with most voxels across its faces, or background.
 
     Parameters
     ----------
     ids : array of unsigned int
-        The ids around; those inside the region do not count.
-    region : array of bool
-        Of the shape of `ids`.
+        The ids around.
+    pieces : array of unsigned int
+        As from `label`, of the shape of `ids`; other pieces do not count as surroundings.
+    chosen : iterable of int
+        Numbers of pieces.
     never : collection of int
         Ids that are not chosen, such as locked ones; 0 where there is no other.
     """
     from scipy import ndimage
 
-    box = box_of(region.view(np.uint8), 1, margin=1)
-    if box is None:
-        return 0
-    border = ndimage.binary_dilation(region[box]) & ~region[box]
-    found, counts = np.unique(ids[box][border], return_counts=True)
-    counts[np.isin(found, list(never))] = 0
-    return int(found[counts.argmax()]) if counts.any() else 0
+    found = []
+    places = boxes(pieces)
+    for piece in chosen:
+        box = widened(places[int(piece)], ids.shape)
+        inner = pieces[box] == piece
+        border = ndimage.binary_dilation(inner) & (pieces[box] == 0)
+        around, counts = np.unique(ids[box][border], return_counts=True)
+        counts[np.isin(around, list(never))] = 0
+        found.append(int(around[counts.argmax()]) if counts.any() else 0)
+    return found
 
 
 def numbered(

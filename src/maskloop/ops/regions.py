@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from maskloop.core.geometry import Box
 
@@ -59,6 +59,22 @@ def box_of(ids: npt.NDArray[Any], label: int, *, margin: Sequence[int] | int = 0
         first, last = np.flatnonzero(hit)[[0, -1]]
         box.append(slice(max(0, int(first) - width), min(len(hit), int(last) + 1 + width)))
     return tuple(box)
+
+
+def hull(boxes: Iterable[Box]) -> Box:
+    """Return the smallest box that holds all the given ones, at least one."""
+    return tuple(
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*boxes, strict=True)
+    )
+
+
+def widened(box: Box, shape: Sequence[int], by: int = 1) -> Box:
+    """Return a box with `by` voxels more at both ends of each axis, cut at the array's ends."""
+    return tuple(
+        slice(max(0, part.start - by), min(n, part.stop + by))
+        for part, n in zip(box, shape, strict=True)
+    )
 
 
 def voxels_of(distance: float, spacing: Sequence[float]) -> tuple[int, ...]:

@@ -9,8 +9,10 @@ import numpy.typing as npt
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import regions
+from maskloop.tools.base import traits
 
 
+@traits(reach=lambda values: abs(values["margin"]))
 def grow(
     mask: Mask,
     image: Image | None = None,

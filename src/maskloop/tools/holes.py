@@ -10,8 +10,10 @@ import numpy.typing as npt
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import components, regions
+from maskloop.tools.base import traits
 
 
+@traits(reach=lambda values: 0.0)
 def holes(
     mask: Mask,
     image: Image | None = None,
@@ -22,11 +24,17 @@ def holes(
         {
             "label": "closed in",
             "tooltip": (
-                "A hole must be closed in the whole volume, or only in each slice of the first "
-                "axis."
+                "A hole must be closed in the whole volume, or only in each slice across the axis."
             ),
         },
     ] = "volume",
+    axis: Annotated[
+        Literal["z", "y", "x"],
+        {
+            "label": "slices across",
+            "tooltip": "Array axis that the slices are counted along; a picture has one slice.",
+        },
+    ] = "z",
     largest: Annotated[
         float,
         {
@@ -52,6 +60,8 @@ def holes(
         The id to change.
     across : {"volume", "slices"}
         Where a hole must be closed; a picture has one slice.
+    axis : {"z", "y", "x"}
+        The array axis across which slices lie; not used for the volume.
     largest : float
         Size of the largest hole filled, mm3 in a volume, area in a picture; 0 fills all.
 
@@ -67,22 +77,24 @@ def holes(
     part = ids[box]
     region = part == label
     if across == "slices" and region.ndim == 3:
-        filled = np.stack([components.fill_holes(np.ascontiguousarray(s)) for s in region])
+        found = np.empty(region.shape, dtype=bool)
+        number = "zyx".index(axis)
+        slices = (np.moveaxis(a, number, 0) for a in (region, part, found))
+        for inside, around, target in zip(*slices, strict=True):
+            target[...] = _found(np.ascontiguousarray(inside), around, largest, mask)
     else:
-        filled = components.fill_holes(region)
-    found = filled & (part == 0)
-    if largest > 0:
-        found &= ~_above(found, largest / mask.geometry.voxel_size, across == "slices")
+        found = _found(region, part, largest, mask)
     part[found] = label
     return ids
 
 
-def _above(found: npt.NDArray[np.bool_], voxels: float, by_slices: bool) -> npt.NDArray[np.bool_]:
-    """Return the holes of more than so many voxels; holes meet across faces."""
-    if by_slices and found.ndim == 3:
-        return np.stack([_above(np.ascontiguousarray(s), voxels, False) for s in found])
-    pieces, _ = components.label(found, connectivity=6 if found.ndim == 3 else 4)
-    sizes = np.bincount(pieces.ravel())
-    large = sizes > voxels + 1e-6
-    large[0] = False
-    return np.asarray(large[pieces])
+def _found(
+    region: regions.Region, ids: npt.NDArray[Any], largest: float, mask: Mask
+) -> npt.NDArray[np.bool_]:
+    """Return the background in holes of up to `largest`; holes meet across faces."""
+    found = components.fill_holes(region) & (ids == 0)
+    if largest > 0:
+        pieces, count = components.label(found, connectivity=6 if found.ndim == 3 else 4)
+        is_small = components.sizes(pieces, count) <= largest / mask.geometry.voxel_size + 1e-6
+        found &= is_small[pieces]
+    return np.asarray(found)

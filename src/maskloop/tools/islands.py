@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import InputError
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.mask import Mask
 from maskloop.ops import components, regions
+from maskloop.tools.base import traits
+from maskloop.tools.named import next_id
 
 
+@traits(reach=lambda values: 0.0)
 def islands(
     mask: Mask,
     image: Image | None = None,
@@ -89,63 +91,24 @@ def islands(
     if box is None:
         return mask.data.copy()
     part = mask.data[box]
-    faces = touching == "faces"
-    connectivity = (6 if faces else 26) if part.ndim == 3 else (4 if faces else 8)
+    connectivity = components.neighbours(touching, part.ndim)
     pieces, count = components.label(part == label, connectivity=connectivity)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes = components.sizes(pieces, count)
     sizes[0] = 0
     stays = sizes * mask.geometry.voxel_size >= smallest * (1 - 1e-9)
     stays[0] = False
     if keep == "largest":
         first = int(sizes.argmax())
         stays[[i for i in range(count + 1) if i != first]] = False
-    new = np.where(stays, label, 0).astype(np.uint32)
-    if replace_by == "surroundings":
-        locked = [i for i, row in mask.labels.items() if row.locked]
-        for piece in np.flatnonzero(~stays[1:]) + 1:
-            new[piece] = _surrounding(part, pieces, int(piece), locked)
     if split:
-        _renumber(new, sizes, stays, start=max(_highest(mask), max(mask.labels, default=0)) + 1)
+        new = components.numbered(sizes, stays, label=label, start=next_id(mask))
+    else:
+        new = np.where(stays, label, 0).astype(np.uint32)
+    if replace_by == "surroundings":
+        gone = np.flatnonzero(~stays[1:]) + 1
+        never = [label, *(i for i, row in mask.labels.items() if row.locked)]
+        new[gone] = components.surroundings(part, pieces, gone, never=never)
     result = mask.data.astype(smallest_unsigned(max(int(new.max()), np.iinfo(mask.data.dtype).max)))
     region = pieces > 0
     result[box][region] = new[pieces[region]]
     return result
-
-
-def _highest(mask: Mask) -> int:
-    return int(mask.data.max())
-
-
-def _renumber(
-    new: npt.NDArray[np.uint32],
-    sizes: npt.NDArray[np.int64],
-    stays: npt.NDArray[np.bool_],
-    *,
-    start: int,
-) -> None:
-    """Give every kept piece but the largest a new id, in place, largest first."""
-    order = sorted(np.flatnonzero(stays), key=lambda piece: -int(sizes[piece]))
-    if start + len(order) > np.iinfo(np.uint32).max:
-        msg = (
-            f"expected room for {len(order)} new ids above {start - 1}, got none; renumber the "
-            "labels"
-        )
-        raise InputError(msg)
-    for number, piece in enumerate(order[1:], start=start):
-        new[piece] = number
-
-
-def _surrounding(
-    part: npt.NDArray[Any], pieces: npt.NDArray[Any], piece: int, locked: list[int]
-) -> int:
-    """Return the id, background or an unlocked label, with most voxels on the piece's border."""
-    from scipy import ndimage
-
-    box = regions.box_of(pieces, piece, margin=1)
-    if box is None:
-        return 0
-    inner = pieces[box] == piece
-    border = ndimage.binary_dilation(inner) & (pieces[box] == 0)
-    ids, counts = np.unique(part[box][border], return_counts=True)
-    counts[np.isin(ids, locked)] = 0
-    return int(ids[counts.argmax()]) if counts.any() else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,20 +11,28 @@ import numpy.typing as npt
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import regions
+from maskloop.ops.joint import joint
+from maskloop.tools.base import traits
 
 
+def _reach(method: str, radius: float) -> float:
+    """Return how far the filters look: a Gaussian is cut at four standard deviations."""
+    return {"joint": math.inf, "gaussian": 4 * radius}.get(method, 2 * radius)
+
+
+@traits(reach=lambda values: _reach(values["method"], values["radius"]), others=True)
 def smooth(
     mask: Mask,
     image: Image | None = None,
     *,
     label: int,
     method: Annotated[
-        Literal["median", "opening", "closing", "gaussian"],
+        Literal["median", "opening", "closing", "gaussian", "joint"],
         {
             "label": "method",
             "tooltip": (
                 "Median rounds, opening cuts thin bridges, closing fills thin gaps, Gaussian "
-                "softens."
+                "softens, joint softens all unlocked labels at once and leaves no gap between them."
             ),
         },
     ] = "median",
@@ -40,7 +49,7 @@ def smooth(
         },
     ] = 3.0,
 ) -> npt.NDArray[Any]:
-    """Smooth one label; new voxels come from the background, dropped ones go to it.
+    """Smooth one label, or all together; new voxels come from the background, lost ones go to it.
 
     Parameters
     ----------
@@ -50,20 +59,27 @@ def smooth(
         Not used.
     label : int
         The id to change.
-    method : {"median", "opening", "closing", "gaussian"}
+    method : {"median", "opening", "closing", "gaussian", "joint"}
         Median: majority in a ball. Opening and closing: with a ball. Gaussian: blurred at 0.5.
+        Joint: labels together as by Gaussian, and within that the label that is strongest when
+        blurred; all unlocked labels change, whichever is `label`.
     radius : float
         In the unit of the mask's grid; true to unequal spacing.
 
     Returns
     -------
     array of unsigned int
-        New ids; only this label's and background voxels differ. The edge of the image is no
-        surface: beyond it the label is taken to go on as at the edge.
+        New ids; only this label's and background voxels differ, with the joint method also those
+        of other unlocked labels. The edge of the image is no surface: beyond it the label is taken
+        to go on as at the edge.
     """
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
-    reach = 4 * radius if method == "gaussian" else 2 * radius
+    if method == "joint":
+        if radius > 0:
+            joint(ids, spacing, radius, locked=[i for i, row in mask.labels.items() if row.locked])
+        return ids
+    reach = _reach(method, radius)
     box = regions.box_of(ids, label, margin=regions.voxels_of(reach, spacing))
     if box is None or radius == 0:
         return ids

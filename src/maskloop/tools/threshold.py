@@ -11,8 +11,13 @@ from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import components, regions
+from maskloop.tools.base import traits
 
 
+@traits(
+    reach=lambda values: 0.0 if values["where"] == "inside" else values["margin"],
+    needs=("image",),
+)
 def threshold(
     mask: Mask,
     image: Image | None = None,

@@ -1,0 +1,94 @@
+"""Give a label's voxels, or one piece of it, to another label."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import InputError
+from maskloop.core.image import Image, smallest_unsigned
+from maskloop.core.mask import Mask
+from maskloop.core.parameters import Points
+from maskloop.ops import regions
+from maskloop.tools.base import traits
+from maskloop.tools.named import next_id, other_label, pieces_at
+
+
+@traits(reach=lambda values: 0.0, by_hand=True)
+def relabel(
+    mask: Mask,
+    image: Image | None = None,
+    *,
+    label: int,
+    to: Annotated[
+        str | None,
+        {
+            "is_label": True,
+            "label": "becomes",
+            "tooltip": "Name or id of the label that it becomes; a new object if left out.",
+        },
+    ] = None,
+    at: Annotated[
+        Points | None,
+        {
+            "shape": "points",
+            "label": "only the pieces at",
+            "tooltip": "Points on the pieces that change; the whole label if left out.",
+        },
+    ] = None,
+    touching: Annotated[
+        Literal["faces", "corners"],
+        {
+            "label": "pieces hang together by",
+            "tooltip": "Voxels that share a face, or also those that share an edge or a corner.",
+        },
+    ] = "corners",
+) -> npt.NDArray[Any]:
+    """Turn a label, or the connected pieces of it at some points, into another label.
+
+    Parameters
+    ----------
+    mask : Mask
+        Ids ``(z, y, x)`` or ``(y, x)``.
+    image : Image, optional
+        Not used.
+    label : int
+        The id to change.
+    to : str, optional
+        Name or id of another label; an id above the highest in use if left out.
+    at : Points, optional
+        Array indices on the pieces that change.
+    touching : {"faces", "corners"}
+        6 or 26 neighbours in a volume, 4 or 8 in a picture.
+
+    Returns
+    -------
+    array of unsigned int
+        New ids, in a wider type if the new one needs it; only this label's voxels differ.
+
+    Raises
+    ------
+    InputError
+        If the other label is locked, or a point lies beside the label.
+    """
+    box = regions.box_of(mask.data, label)
+    if box is None:
+        return mask.data.copy()
+    new = next_id(mask) if to is None else other_label(mask, label, to, of="relabel")
+    if new in mask.labels and mask.labels[new].locked:
+        msg = (
+            f"expected an unlocked label to turn into, got {mask.labels[new].name!r}, which is "
+            "locked; unlock it first"
+        )
+        raise InputError(msg)
+    highest = max(new, int(np.iinfo(mask.data.dtype).max))
+    ids = mask.data.astype(smallest_unsigned(highest))
+    part = ids[box]
+    region = part == label
+    if at is not None:
+        starts = [-one.start for one in box]
+        region = pieces_at(region, at.moved(starts), touching=touching, of="relabel")
+    part[region] = new
+    return ids
