@@ -19,6 +19,9 @@ _HOMES = {
     "maskloop.core.job": ("Job", "Progress"),
     "maskloop.core.labels": ("Label", "LabelTable"),
     "maskloop.core.mask": ("Mask",),
+    "maskloop.core.case": ("Case",),
+    "maskloop.core.parameters": ("Points",),
+    "maskloop.desk.cases": ("open_case", "replay"),
     "maskloop.desk.catalogue": ("list_formats", "list_models", "list_tools"),
     "maskloop.desk.check": ("info", "score"),
     "maskloop.desk.convert": ("convert",),
@@ -46,12 +49,16 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "Geometry",
     "Label",
     "LabelTable",
+    "Case",
     "Edit",
     "History",
+    "Points",
     "Job",
     "Progress",
     "MaskloopError",
     "Cancelled",
+    "open_case",
+    "replay",
     "convert",
     "info",
     "score",
@@ -76,6 +83,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from maskloop.core.case import Case
     from maskloop.core.edits import Edit, History
     from maskloop.core.errors import Cancelled, MaskloopError
     from maskloop.core.geometry import Geometry
@@ -83,6 +91,8 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job, Progress
     from maskloop.core.labels import Label, LabelTable
     from maskloop.core.mask import Mask
+    from maskloop.core.parameters import Points
+    from maskloop.desk.cases import open_case, replay
     from maskloop.desk.catalogue import list_formats, list_models, list_tools
     from maskloop.desk.check import info, score
     from maskloop.desk.convert import convert

@@ -20,6 +20,7 @@ from maskloop.core.errors import (
     VerificationError,
 )
 from maskloop.core.job import Job, Progress
+from maskloop.core.parameters import Points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -464,6 +465,7 @@ def _option_of(parameter: Parameter) -> click.Option:
     if not parameter.is_required and parameter.default is not None:
         default = parameter.default
         shown = ("yes" if default else "no") if isinstance(default, bool) else default
+        shown = shown.to_text() if isinstance(shown, Points) else shown
         extra.append(f"default: {shown}")
     text = " ".join(
         part
@@ -494,40 +496,52 @@ def _option_of(parameter: Parameter) -> click.Option:
     cls=_ToolCommand,
     epilog=_example(
         "maskloop correct mask.nii.gz --tool islands --label tumour --smallest 50 -o better.nii.gz",
+        "maskloop correct ct.maskloop --tool smooth --label liver    (a step of a case)",
         "maskloop correct --tool grow --help     (the flags of one tool)",
         "maskloop tools                          (every tool)",
     ),
 )
 @click.argument("mask", type=click.Path())
 @click.option("-t", "--tool", required=True, help="Name of a tool; see `maskloop tools`.")
-@click.option("-o", "--out", required=True, type=click.Path(), help="File to export to.")
+@click.option("-o", "--out", type=click.Path(), help="File to export to; a case needs none.")
 @click.option("--label", help="Name or id of the label to change, or `all`.")
 @_image_option
 @_kind_option
 @click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
 @click.option("--author", default="", help="Your name, kept with the change.")
+@click.option("--box", metavar="Z:Z,Y:Y,X:X", help="Change nothing outside it: 10:20,:,40:80")
+@click.option("--over-hand", is_flag=True, help="Change what was painted by hand too.")
 @_choices_options
 @_json_option
 def correct(
     mask: str,
     tool: str,
-    out: str,
+    out: str | None,
     label: str | None,
     image: str | None,
     kind: Any,  # Any: click checked that it is one of the two kinds
     to: str | None,
     author: str,
+    box: str | None,
+    over_hand: bool,
     choices: Choices,
     as_json: bool,
     **flags: object,
 ) -> None:
     """Change one label of a mask with a tool and export the result.
 
-    The tool's own flags are shown by `maskloop correct --tool NAME --help`.
+    MASK may be a case folder: the step then joins its history, and OUT may be left out. The tool's
+    own flags are shown by `maskloop correct --tool NAME --help`; positions are written in array
+    order, z,y,x z,y,x.
     """
+    from maskloop.desk.cases import is_case, open_folder
     from maskloop.loop.correct import correct as change
     from maskloop.loop.export import export as write
     from maskloop.loop.load import load, load_mask
+
+    if out is None and not is_case(mask):
+        msg = "Missing option '-o' / '--out': only a case folder keeps the change itself."
+        raise click.UsageError(msg)
 
     chosen = {
         name.removeprefix("tool_"): value
@@ -536,19 +550,65 @@ def correct(
     }
     with _working() as job:
         pixels = load(image, choices=choices, job=job) if image else None
-        old = load_mask(mask, image=pixels, kind=kind, job=job)
-        done = change(
-            old, tool, image=pixels, label=label, parameters=chosen, author=author, job=job
-        )
-        receipt = write(done.mask, out, image=pixels, to=to, job=job)
+        with contextlib.ExitStack() as opened:
+            if is_case(mask):
+                old: Any = opened.enter_context(open_folder(mask, author=author, job=job))
+            else:
+                old = load_mask(mask, image=pixels, kind=kind, job=job)
+            done = change(
+                old,
+                tool,
+                image=pixels,
+                label=label,
+                parameters=chosen,
+                author=author,
+                over_hand=over_hand,
+                box=_box(box) if box else None,
+                job=job,
+            )
+            receipt = write(done.mask, out, image=pixels, to=to, job=job) if out else None
     found = {
         "tool": tool,
         "parameters": chosen,
         "voxels": done.edit.voxels,
+        "refused": done.refused.count if done.refused is not None else 0,
         "notes": list(done.notes),
-        "receipt": receipt.to_json(),
+        "receipt": receipt.to_json() if receipt is not None else None,
     }
-    _answer(found, receipt.to_text(), as_json=as_json)
+    text = receipt.to_text() if receipt is not None else "\n".join(done.notes)
+    _answer(found, text, as_json=as_json)
+
+
+def _box(text: str) -> tuple[slice, ...]:
+    """Return the box that a text such as ``10:20,:,40:80`` gives."""
+    try:
+        parts = [part.split(":") for part in text.split(",")]
+        return tuple(slice(*(int(end) if end.strip() else None for end in part)) for part in parts)
+    except (ValueError, TypeError) as error:
+        msg = f"expected a box such as 10:20,:,40:80, got {text!r}; write one range an axis"
+        raise click.UsageError(msg) from error
+
+
+@commands.command(epilog=_example("maskloop replay ct.maskloop -o mask.nii.gz --image ct.nii.gz"))
+@click.argument("case", type=click.Path())
+@click.option(
+    "-o", "--out", required=True, type=click.Path(), help="Its suffix chooses the format."
+)
+@_image_option
+@click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
+@_choices_options
+@_json_option
+def replay(
+    case: str, out: str, image: str | None, to: str | None, choices: Choices, as_json: bool
+) -> None:
+    """Rebuild the mask of a case from its journal, bit for bit, and export it."""
+    from maskloop.desk.cases import replay as rebuild
+    from maskloop.loop.export import export as write
+
+    with _working() as job:
+        mask = rebuild(case, job=job)
+        receipt = write(mask, out, image=image, to=to, choices=choices, job=job)
+    _answer(receipt.to_json(), receipt.to_text(), as_json=as_json)
 
 
 @commands.command(

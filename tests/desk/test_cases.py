@@ -1,20 +1,35 @@
 from __future__ import annotations
 
+import re
+import stat
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+import maskloop
 from maskloop.core.case import Case
 from maskloop.core.edits import Edit
-from maskloop.core.errors import MissingFileError
+from maskloop.core.errors import InputError, MissingFileError, StorageError
 from maskloop.core.geometry import Geometry
+from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.desk.cases import case_folder, replay
+from maskloop.desk import cases
+from maskloop.desk.cases import case_folder, case_state, replay
 
 
 def test_a_case_lies_beside_its_image_or_in_a_workspace(tmp_path):
     assert case_folder(tmp_path / "ct.nii.gz") == tmp_path / "ct.maskloop"
-    assert case_folder(tmp_path / "ct.nii.gz", workspace="/w").as_posix() == "/w/ct.maskloop"
+    for folder, content in (("a", b"one"), ("b", b"two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ct.nii.gz").write_bytes(content)
+    found = [case_folder(tmp_path / f / "ct.nii.gz", workspace="/w") for f in ("a", "b")]
+    assert found[0] != found[1]
+    assert all(re.fullmatch(r"/w/ct-[0-9a-f]{8}\.maskloop", f.as_posix()) for f in found)
+    (tmp_path / "DOE^JANE").mkdir()
+    assert "DOE" not in case_folder(tmp_path / "DOE^JANE", workspace="/w").name
     (tmp_path / "series.1").mkdir()
     assert case_folder(tmp_path / "series.1") == tmp_path / "series.1.maskloop"
 
@@ -33,3 +48,153 @@ def test_replay_gives_the_mask_without_changing_the_folder(tmp_path):
 def test_replay_of_nothing_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match="expected a case folder"):
         replay(tmp_path / "gone.maskloop")
+
+
+@pytest.fixture
+def ct(tmp_path):
+    pixels = np.random.default_rng(0).integers(-100, 200, (12, 20, 18)).astype(np.int16)
+    image = Image(pixels, Geometry.regular((12, 20, 18), (3.0, 0.8, 0.8)))
+    (tmp_path / "scans").mkdir()
+    maskloop.convert(image, tmp_path / "scans" / "ct.nii.gz")
+    return tmp_path / "scans" / "ct.nii.gz"
+
+
+def test_a_case_of_a_path_is_painted_undone_closed_and_found_again(ct):
+    with maskloop.open_case(ct, author="anna") as case:
+        assert not case.mask.data.any()
+        assert case.mask.data.shape == (12, 20, 18)
+        case.paint((6, 10, 9), radius_mm=4.0, label="lesion")
+        case.paint((3, 3, 3), radius_mm=0.0, label=7)
+        case.undo()
+        case.redo()
+        expected = case.mask.data.copy()
+    folder = ct.parent / "ct.maskloop"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert sorted(p.name for p in ct.parent.iterdir()) == [
+        "ct.maskloop",
+        "ct.nii.gz",
+        *(["ct.nii.gz.receipt.json"] if (ct.parent / "ct.nii.gz.receipt.json").exists() else []),
+    ]
+    with maskloop.open_case(ct) as again:
+        assert np.array_equal(again.mask.data, expected)
+        assert again.mask.labels.names == {1: "lesion", 7: "label 7"}
+        assert again.history.steps == ["brush: lesion", "brush: label 7"]
+        assert again.notices == ()
+    assert np.array_equal(maskloop.replay(folder).data, expected)
+
+
+def test_a_killed_process_loses_no_finished_stroke_and_locks_nothing(ct):
+    script = f"""
+import os, signal, sys
+import maskloop
+case = maskloop.open_case({str(ct)!r})
+for number in range(100):
+    case.paint((number % 12, number % 20, number % 18), radius_mm=2.5, label=1 + number % 5)
+    print(int(case.mask.data.astype(int).sum()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -9
+    totals = [int(line) for line in done.stdout.split()]
+    with (ct.parent / "ct.maskloop" / "journal").open("ab") as file:
+        file.write(b"\x40\x00\x00\x00torn")
+    state = case_state(ct)
+    assert state is not None
+    assert not state["was_closed"]
+    assert state["locked_by"] == ""
+    with maskloop.open_case(ct) as case:
+        assert not case.is_read_only
+        assert int(case.mask.data.astype(int).sum()) == totals[-1]
+        assert len(case.history) == 100
+        assert "did not end properly; its 100 finished steps are here" in case.notices[0]
+        assert "was not finished when the program stopped (8 bytes)" in case.notices[1]
+        undone = 0
+        while case.undo():
+            undone += 1
+        assert undone == 100
+        assert not case.mask.data.any()
+    state = case_state(ct)
+    assert state is not None
+    assert state["was_closed"]
+
+
+def test_a_model_and_a_tool_leave_what_the_reader_painted(ct):
+    with maskloop.open_case(ct) as case:
+        case.paint((6, 10, 9), radius_mm=5.0, label="tumour")
+        by_hand = case.hand()
+        model = np.ones_like(case.mask.data)
+        found = case.change(model, tool="net", kind="model", author="net")
+        assert (case.mask.data[by_hand] == 1).all()  # the tumour is label 1 here
+        assert found.refused is None
+        case.paint((6, 10, 9), radius_mm=2.0, label="vessel")
+        done = maskloop.correct(case, "smooth", label="tumour", parameters={"radius": 6.0})
+        painted = case.mask.data == 2
+        assert painted.sum() == (case.hand() & painted).sum() > 0
+        assert done.edit.author == case.author
+        case.paint((11, 2, 2), radius_mm=4.0, label="tumour")
+        done = maskloop.correct(case, "islands", label="vessel", parameters={"smallest": 1e6})
+        assert done.refused is not None
+        assert done.refused.by_hand == painted.sum()
+        assert (case.mask.data == 2).sum() == painted.sum()
+        forced = maskloop.correct(
+            case, "islands", label="vessel", parameters={"smallest": 1e6}, over_hand=True
+        )
+        assert forced.refused is None
+        assert not (case.mask.data == 2).any()
+        case.undo()
+        assert (case.mask.data == 2).sum() == painted.sum()
+
+
+def test_another_image_of_the_same_name_is_refused(ct):
+    maskloop.open_case(ct).close()
+    content = bytearray(ct.read_bytes())
+    other = Image(np.zeros((12, 20, 18), np.int16), Geometry.regular((12, 20, 18), (3.0, 0.8, 0.8)))
+    ct.unlink()
+    maskloop.convert(other, ct)
+    assert ct.read_bytes() != bytes(content)
+    with pytest.raises(InputError, match=r"expected the image that ct\.maskloop was made for"):
+        maskloop.open_case(ct)
+
+
+def test_where_the_folder_cannot_be_written_a_workspace_is_used(ct, tmp_path, monkeypatch):
+    real = cases.os.access
+    monkeypatch.setattr(
+        cases.os, "access", lambda p, mode: str(p) != str(ct.parent) and real(p, mode)
+    )
+    with pytest.raises(StorageError, match="choose a workspace"):
+        maskloop.open_case(ct)
+    team = tmp_path / "team"
+    team.mkdir()
+    team.chmod(0o770)
+    monkeypatch.setenv("MASKLOOP_WORKSPACE", str(team))
+    monkeypatch.setenv("MASKLOOP_AUTHOR", "Dr. Ada")
+    with maskloop.open_case(ct) as case:
+        case.paint((1, 1, 1), radius_mm=1, label=1)
+    (folder,) = team.iterdir()
+    assert [p.name for p in ct.parent.iterdir() if p.suffix == ".maskloop"] == []
+    assert replay(folder).data[1, 1, 1] == 1
+    with maskloop.open_case(ct) as case:
+        assert case.authors[1].name == "Dr. Ada"
+
+
+def test_a_shared_folder_keeps_the_groups_permissions(ct, monkeypatch):
+    ct.parent.chmod(0o2770)
+    monkeypatch.setattr(cases, "is_shared", lambda folder: True)
+    with maskloop.open_case(ct) as case:
+        case.paint((1, 1, 1), radius_mm=1, label=1)
+    folder = ct.parent / "ct.maskloop"
+    assert stat.S_IMODE(folder.stat().st_mode) & 0o777 == 0o770
+    assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o660}
+
+
+def test_a_series_in_time_has_its_case_too(tmp_path):
+    pixels = np.zeros((3, 5, 6, 7), np.int16)
+    image = Image(pixels, Geometry.regular((5, 6, 7), (2, 1, 1)), has_time=True)
+    maskloop.convert(image, tmp_path / "cine.nii.gz")
+    with maskloop.open_case(tmp_path / "cine.nii.gz") as case:
+        case.paint((2, 1, 3, 3), radius_mm=1.0, label=1)
+        expected = case.mask.data.copy()
+    with maskloop.open_case(tmp_path / "cine.nii.gz") as case:
+        assert np.array_equal(case.mask.data, expected)

@@ -200,6 +200,11 @@ class Case:
             if lock is not None:
                 lock.release()
             raise
+        if lock is not None and lock.was_left:
+            notices.append(
+                f"{folder.name}: the program that had it open did not end properly; its "
+                f"{len(case.history)} finished steps are here"
+            )
         if journal.dropped:
             notices.append(f"{folder.name}: {journal.dropped}")
         if case.review.notice:

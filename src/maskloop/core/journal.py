@@ -56,10 +56,13 @@ class Journal:
         self._is_read_only = is_read_only
         self._mode = mode
         how = os.O_RDONLY if is_read_only else os.O_RDWR | os.O_CREAT
+        is_new = not is_read_only and not path.exists()
         try:
             self._file = os.fdopen(
                 os.open(path, how, mode), "rb" if is_read_only else "r+b", buffering=0
             )
+            if is_new:
+                path.chmod(mode)  # whatever the umask took away
         except OSError as error:
             raise _refused(path, error) from error
         try:
@@ -100,6 +103,7 @@ class Journal:
         made = self.path.with_name(f".{self.path.name}.new")
         try:
             fresh = os.fdopen(os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC, self._mode), "r+b")
+            made.chmod(self._mode)
             with fresh:
                 fresh.write(_MAGIC)
                 for start in range(0, len(entries), _TOGETHER):

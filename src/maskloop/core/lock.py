@@ -46,10 +46,13 @@ class FolderLock:
         self.holder = ""
         self.was_left = False
         self.is_held = False
+        is_new = not path.exists()
         try:
             self._file: IO[bytes] | None = os.fdopen(
                 os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b", buffering=0
             )
+            if is_new:
+                path.chmod(mode)  # whatever the umask took away
         except OSError as error:
             msg = (
                 f"expected to lock the case folder {path.parent.name}, got "

@@ -1,106 +1,258 @@
-"""Open a case beside its image, and replay one to a mask."""
+"""Open a case beside its image or in a workspace, say what state it is in, and replay it."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskloop.core import lock
 from maskloop.core.case import Case
-from maskloop.core.errors import InputError, MissingFileError
-from maskloop.core.image import stem_of
+from maskloop.core.errors import InputError, MissingFileError, StorageError
+from maskloop.core.image import Image, stem_of
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 
 if TYPE_CHECKING:
     from maskloop.core.job import Job
 
+WORKSPACE = "MASKLOOP_WORKSPACE"
+AUTHOR = "MASKLOOP_AUTHOR"
+_PRIVATE = 0o700
+
 
 def case_folder(image: Path | str, *, workspace: Path | str | None = None) -> Path:
-    """Return where an image's case lies: ``NAME.maskloop`` beside it, or in `workspace`.
+    """Return where an image's case lies, or would lie.
+
+    Beside the image as ``NAME.maskloop``, where there is one already or may be one; in the
+    workspace (that given, else of the variable ``MASKLOOP_WORKSPACE``) where the image's folder
+    cannot be written or is shared by a team. There the name carries eight digits of the image's
+    own, so that images of one name stay apart; a folder's name is left out, as it is often a
+    patient's.
 
     Examples
     --------
     >>> case_folder("scans/ct.nii.gz").name
     'ct.maskloop'
     """
-    path = Path(image)
-    return Path(workspace or path.parent) / f"{stem_of(path)}.maskloop"
+    path = Path(os.path.abspath(image))
+    beside = path.parent / f"{stem_of(path)}.maskloop"
+    chosen = workspace or os.environ.get(WORKSPACE)
+    if beside.is_dir() or not chosen or not (is_shared(path.parent) or workspace):
+        return beside
+    name = "series" if path.is_dir() else stem_of(path)
+    return Path(chosen).expanduser() / f"{name}-{_digits(path)}.maskloop"
+
+
+def is_shared(folder: Path) -> bool:
+    """Return whether a folder cannot be written by us, or can be by others than its owner."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    if not os.access(folder, os.W_OK):
+        return True
+    if os.name != "posix":
+        return False
+    import pwd
+
+    uid = os.getuid()
+    try:
+        own_group = pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        own_group = os.getgid()
+    is_team = bool(found.st_mode & 0o020) and found.st_gid != own_group
+    return found.st_uid != uid or is_team or bool(found.st_mode & 0o002)
+
+
+def case_state(
+    image: Path | str, *, workspace: Path | str | None = None
+) -> dict[str, Any] | None:  # Any: plain JSON values
+    """Return what is known of an image's case without opening it, or None where there is none.
+
+    Returns
+    -------
+    dict
+        ``folder``, ``steps`` (how many at the last proper end), ``changed`` (local time in words),
+        ``authors`` (of the people's steps), ``was_closed`` (whether the last program to hold it
+        ended properly) and ``locked_by`` (who holds it now, in words, or empty).
+    """
+    folder = case_folder(image, workspace=workspace)
+    if not (folder / "case.json").is_file():
+        return None
+    try:
+        about = json.loads((folder / "case.json").read_bytes())
+        steps = about["steps"]
+        changed = max((folder / name).stat().st_mtime for name in ("case.json", "journal"))
+        holder, was_left = lock.state(folder / "lock")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"folder": folder, "problem": str(error)}
+    when = datetime.datetime.fromtimestamp(changed, datetime.UTC).astimezone()
+    people = {s["author"] for s in steps if s["kind"] == "person"}
+    return {
+        "folder": folder,
+        "steps": len(steps),
+        "changed": when.strftime("%Y-%m-%d %H:%M"),
+        "authors": sorted(name for name in people if name),
+        "was_closed": not was_left and not holder,
+        "locked_by": holder,
+        "problem": "",
+    }
 
 
 def open_case(
-    image: Path | str,
+    image: Image | Path | str,
     *,
     mask: Mask | None = None,
     workspace: Path | str | None = None,
+    author: str | None = None,
+    read_only: bool = False,
+    in_background: bool = False,
     job: Job | None = None,
 ) -> Case:
     """Open the case of an image, or make one.
 
     Parameters
     ----------
-    image : path
-        Image file or DICOM folder.
+    image : path or Image
+        Image file or DICOM folder; an `Image` that was loaded from one is not loaded again.
     mask : Mask, optional
         The start of a new case; empty where left out. Refused where the case exists.
     workspace : path, optional
-        Folder to keep the case in, where the image's own cannot be written.
+        Folder to keep the case in; see `case_folder`.
+    author : str, optional
+        Signs the steps; that of the variable ``MASKLOOP_AUTHOR`` where left out.
+    read_only : bool
+        Whether to leave the case as it is.
+    in_background : bool
+        Whether steps are written in a thread, within a second, rather than before a call returns.
     job : Job, optional
-        Progress and cancel.
+        Progress and cancel; told what `Case.notices` say.
 
     Returns
     -------
     Case
-        With every finished step; `Case.dropped` says what was lost.
+        With every finished step. Where another window holds it, for reading only.
 
     Raises
     ------
     InputError
-        If the image has changed since the case was made, or a start is given for an old case.
+        If the image has changed since the case was made, has no file, or a start is given for an
+        old case.
+    StorageError
+        If the folder cannot be made.
     """
-    from maskloop.loop.load import load
-
-    folder = case_folder(image, workspace=workspace)
+    path = image.source if isinstance(image, Image) else Path(image)
+    if path is None:
+        msg = "expected an image that was loaded from a file, got one without; save it first"
+        raise InputError(msg)
+    author = os.environ.get(AUTHOR, "") if author is None else author
+    folder = case_folder(path, workspace=workspace)
     if not folder.is_dir():
-        found = load(image, job=job)
-        if mask is None:
-            mask = Mask.like(found, np.zeros(found.geometry.shape, np.uint8), LabelTable())
-        mask.require_on(found)
-        return Case.create(folder, mask, provenance={"image_sha256": _hash(Path(image))})
-    if mask is not None:
+        _create(folder, image, mask, author, job)
+    elif mask is not None:
         msg = (
             f"expected no start for the case {folder.name}, which exists, got one; open it as it is"
         )
         raise InputError(msg)
-    case = Case.open(folder)
+    case = Case.open(folder, author=author, read_only=read_only, in_background=in_background)
     expected = case.provenance.get("image_sha256")
-    if expected and expected != _hash(Path(image)):
+    if expected and expected != _hash(path):
         case.close()
         msg = (
             f"expected the image that {folder.name} was made for, got another; restore it or move "
             "the case away"
         )
         raise InputError(msg)
+    if job is not None:
+        for notice in case.notices:
+            job.say(notice)
     return case
 
 
-def replay(folder: Path | str) -> Mask:
-    """Return the mask that a case folder's journal leads to, bit for bit."""
+def is_case(path: Path | str) -> bool:
+    """Return whether a path is a case folder."""
+    return (Path(path) / "case.json").is_file()
+
+
+def open_folder(
+    folder: Path | str, *, author: str = "", read_only: bool = False, job: Job | None = None
+) -> Case:
+    """Open a case by its folder; its image is not looked at."""
     path = Path(folder)
     if not path.is_dir():
         msg = f"expected a case folder, got {str(path)!r}, which does not exist; give NAME.maskloop"
         raise MissingFileError(msg)
-    with Case.open(path) as case:
-        return replace(case.mask)
+    author = author or os.environ.get(AUTHOR, "")
+    case = Case.open(path, author=author, read_only=read_only)
+    if job is not None:
+        for notice in case.notices:
+            job.say(notice)
+    return case
+
+
+def replay(folder: Path | str, *, job: Job | None = None) -> Mask:
+    """Return the mask that a case folder's journal leads to, bit for bit; changes nothing."""
+    with open_folder(folder, read_only=True, job=job) as case:
+        name = Path(os.path.abspath(folder)).name.removesuffix(".maskloop")
+        return replace(case.mask, title=name)
+
+
+def _create(
+    folder: Path, image: Image | Path | str, mask: Mask | None, author: str, job: Job | None
+) -> None:
+    from maskloop.loop.load import load
+
+    found = image if isinstance(image, Image) else load(image, job=job)
+    if mask is None:
+        shape = found.geometry.shape
+        if found.has_time:
+            shape = (found.data.shape[0], *shape)
+        mask = Mask.like(found, np.zeros(shape, np.uint8), LabelTable())
+    mask.require_on(found)
+    parent = folder.parent
+    if not os.access(parent, os.W_OK):
+        msg = (
+            f"expected a folder that can be written for the case {folder.name}, got "
+            f"{str(parent)!r}, which cannot; choose a workspace (the window's preferences, "
+            f"--workspace, or the variable {WORKSPACE})"
+        )
+        raise StorageError(msg)
+    mode = _PRIVATE
+    if is_shared(parent):
+        mode |= parent.stat().st_mode & 0o070
+    source = found.source if found.source is not None else Path(str(image))
+    about = {"image_sha256": _hash(source)}
+    Case.create(folder, mask.checked(), provenance=about, author=author, mode=mode).close()
+
+
+def _digits(path: Path) -> str:
+    """Return eight hexadecimal digits of an image: of its size and its first mebibyte."""
+    total = hashlib.sha256()
+    if path.is_dir():
+        sizes = sorted(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        total.update(json.dumps(sizes).encode())
+    elif path.is_file():
+        total.update(str(path.stat().st_size).encode())
+        with path.open("rb") as file:
+            total.update(file.read(1 << 20))
+    return total.hexdigest()[:8]
 
 
 def _hash(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files in order of their hashes."""
     if path.is_dir():
-        parts = sorted(_hash(file) for file in path.rglob("*") if file.is_file())
+        parts = sorted(
+            _hash(file)
+            for file in path.rglob("*")
+            if file.is_file() and not any(p.suffix == ".maskloop" for p in file.parents)
+        )
         return hashlib.sha256("".join(parts).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -184,7 +184,7 @@ def correct(
     traits = traits_of(TOOLS.get(tool))
     image = _image(image, job)
     case = mask if isinstance(mask, Case) else None
-    held = case.mask if isinstance(mask, Case) else _mask(mask, image, job).checked()
+    held = mask.mask if isinstance(mask, Case) else _mask(mask, image, job).checked()
     if image is not None:
         held.require_on(image)
     chosen = _chosen(held, label, traits, case)

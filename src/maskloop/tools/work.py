@@ -224,7 +224,7 @@ def _is_flat(mask: Mask) -> bool:
 
 def _require_needs(tool: str, traits: Traits, image: Image | None) -> None:
     if image is None and {"image", "hu"} & set(traits.needs):
-        msg = f"expected the image for {tool}, which looks at intensities, got none; give --image"
+        msg = f"expected an image for {tool}, which looks at intensities, got none; give its image"
         raise InputError(msg)
 
 
