@@ -22,9 +22,10 @@ class Traits:
     Parameters
     ----------
     reach : callable, optional
-        From the values of the options to how far beyond the box of what it is `around` the tool
-        looks or writes, in the unit of the grid; None for the whole mask. `correct` gives the tool
-        no more than that box, so that its cost does not grow with the volume.
+        From the values of the options, and the grid's ``"spacing"`` among them, to how far beyond
+        the box of what it is `around` the tool looks or writes, in the unit of the grid; None for
+        the whole mask. `correct` gives the tool no more than that box, so that its cost does not
+        grow with the volume.
     around : tuple of {"label", "labels", "points"}
         What that box holds: the label, the labels that options name, the points of options.
     others : bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +16,13 @@ from maskloop.ops import components, regions
 from maskloop.tools.base import traits
 
 
-@traits(reach=lambda values: float("inf"), needs=("points",))
+def _reach(values: Mapping[str, Any]) -> float:  # Any: values of options
+    """Return how far the last slice is, or the outline may have moved till then."""
+    step = values["spacing"]["zyx".index(values["axis"]) - 3 + len(values["spacing"])]
+    return float(abs(values["slices"]) * max(step, values["band"] if values["adjust"] else 0.0))
+
+
+@traits(reach=_reach, needs=("points",))
 def copy_slice(
     mask: Mask,
     image: Image | None = None,

@@ -182,7 +182,7 @@ def work_on(
     whole = tuple(slice(0, n) for n in grid.shape)
     box: Box | None = whole
     if traits.reach is not None:
-        wide = traits.reach(values)
+        wide = traits.reach({**values, "spacing": grid.spacing})
         ids = [label] if "label" in traits.around else []
         if "labels" in traits.around:
             ids += [mask.labels.id_of(str(values[n])) for n in named if values[n] is not None]
