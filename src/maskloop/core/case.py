@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core import casefile
-from maskloop.core.authors import Author, Authors, Refused, Who, settled
-from maskloop.core.edits import Edit, History
+from maskloop.core.authors import Author, Authors, Refused, Who, settled, tight_box
+from maskloop.core.edits import Edit, History, difference_box
 from maskloop.core.errors import InputError, ReadOnlyError, StorageError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.journal import BackgroundJournal, Journal, NoJournal
@@ -327,10 +327,18 @@ class Case:
         if wanted.shape != before.shape:
             msg = f"expected ids of shape {before.shape} for the box, got {wanted.shape}; cut them"
             raise InputError(msg)
+        # All that follows costs what differs, not what is given: a whole volume may be.
+        part = _differing(before, wanted, claimed)
+        within = tuple(
+            slice(w.start + p.start, w.start + p.stop) for w, p in zip(within, part, strict=True)
+        )
+        before, wanted = before[part], wanted[part]
+        since = None if since is None else since[part]
+        claimed = None if claimed is None else claimed[part]
         locked = () if over_locked else [i for i, row in table.items() if row.locked]
         hand = None if kind == "person" or over_hand else self.hand(within, mask=name)
         ids, refused = settled(before, wanted, hand=hand, locked=locked, since=since)
-        starts = [part.start for part in within]
+        starts = [w.start for w in within]
         if refused is not None:
             if claimed is not None:
                 claimed = claimed.copy()
@@ -630,6 +638,14 @@ def _whole(box: Box | None, shape: tuple[int, ...]) -> Box:
     if box is None:
         return tuple(slice(0, n) for n in shape)
     return tuple(slice(*part.indices(n)[:2]) for part, n in zip(box, shape, strict=True))
+
+
+def _differing(before: Ids, wanted: Ids, claimed: Region | None) -> Box:
+    """Return the box of what differs or is claimed; an empty one where nothing is."""
+    box = difference_box(before, wanted)
+    if claimed is not None and (more := tight_box(claimed)) is not None:
+        box = _joined(box, more)
+    return box or tuple(slice(0, 0) for _ in before.shape)
 
 
 def _joined(old: Box | None, new: Box) -> Box:
