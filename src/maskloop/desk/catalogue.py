@@ -9,6 +9,8 @@ from maskloop.core.errors import InputError, MaskloopError
 from maskloop.core.parameters import Parameter, parameters_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.models.cards import ModelCard
@@ -185,9 +187,10 @@ def list_tools() -> list[Row]:
     Returns
     -------
     list of dict
-        ``name summary parameters proof state reason``; ``parameters`` are JSON-ready.
+        ``name summary parameters needs proof state reason``; ``parameters`` are JSON-ready.
     """
     from maskloop.tools import TOOLS
+    from maskloop.tools.base import traits_of
 
     rows = []
     for name in TOOLS:
@@ -195,19 +198,23 @@ def list_tools() -> list[Row]:
             tool = TOOLS.get(name)
             options = [_parameter_row(p) for p in parameters_of(tool)]
         except (MaskloopError, TypeError) as error:
-            rows.append(_tool_row(name, "", [], "experimental", str(error)))
+            rows.append(_tool_row(name, "", [], (), "experimental", str(error)))
             continue
         summary = (tool.__doc__ or "").strip().split("\n")[0]
         # What a tool does is exact on any mask: it was shown so on made-up ones.
-        rows.append(_tool_row(name, summary, options, "synthetic data only", ""))
+        needs = traits_of(tool).needs
+        rows.append(_tool_row(name, summary, options, needs, "synthetic data only", ""))
     return rows
 
 
-def _tool_row(name: str, summary: str, options: list[Row], proof: str, reason: str) -> Row:
+def _tool_row(
+    name: str, summary: str, options: list[Row], needs: Sequence[str], proof: str, reason: str
+) -> Row:
     return {
         "name": name,
         "summary": summary,
         "parameters": options,
+        "needs": list(needs),
         "proof": proof,
         "state": "broken" if reason else "present",
         "reason": reason,

@@ -66,7 +66,9 @@ class ExportSection(Section):
         self.form_rows.addRow("Ids are", self.kind)
         self.form_rows.addRow(self.only_shown)
         self.form_rows.addRow("File", beside(self.path, self.browse))
-        for widget in (self.run, self.receipt):
+        self.warnings = words()
+        self.warnings.setStyleSheet("color: #ffcf66; background: transparent;")
+        for widget in (self.warnings, self.run, self.receipt):
             self.rows.addWidget(widget)
         self._fill_formats()
         self.format.currentIndexChanged.connect(lambda _: self._propose())
@@ -75,6 +77,8 @@ class ExportSection(Section):
         self.run.clicked.connect(self.start)
         host.labels.changed.connect(self._labels_changed)
         host.busy.connect(lambda _: self._check())
+        host.reviewed.connect(self._warn)
+        self.header.toggled.connect(lambda _: self._warn())
         self._labels_changed()
 
     def start(self) -> None:
@@ -95,22 +99,50 @@ class ExportSection(Section):
             kind = None
         has_file = behind is not None and layers.placement_of(behind).source is not None
         pixels = layers.capture(behind, frame=frame) if has_file else None
+        editor = self._editor()
+        review = editor.case.review if editor is not None else None
 
         def work(job: Job) -> Any:  # Any: a Receipt; its type would import a shelf
             from maskloop.loop.export import export
 
             image = pixels.image() if pixels is not None else None
-            return export(seen.mask(), out, image=image, kind=kind, job=job)
+            return export(seen.mask(), out, image=image, kind=kind, review=review, job=job)
 
         self._host.start(work, f"Writing {out.name}", lambda found: self._show(found, seen.note))
 
     def _show(self, receipt: Any, note: str) -> None:  # Any: a Receipt
         self.receipt.setPlainText(f"{note}\n{receipt.to_text()}".strip())
         self.receipt.show()
+        left = "The receipt tells what was not reviewed. " if receipt.warnings else ""
         self._host.say(
-            f"{receipt.path.name}: {receipt.verdict}, read back with {receipt.reader}. {note}",
-            "warning" if note else "good",
+            f"{receipt.path.name}: {receipt.verdict}, read back with {receipt.reader}. "
+            f"{left}{note}".strip(),
+            "warning" if note or left else "good",
         )
+
+    def _editor(self) -> Any:  # Any: a LayerEditor, or None where the layer has no case
+        layer = self._host.labels.layer
+        editor = self._host.editors.of(layer) if layer is not None else None
+        return editor if editor is not None and editor.is_open else None
+
+    def _warn(self) -> None:
+        """Say, before anything is written, what the reader has not looked at or decided."""
+        editor = self._editor() if self.header.isChecked() else None
+        found: tuple[str, ...] = ()
+        if editor is not None:
+            case, shape = editor.case, editor.case.mask.geometry.shape
+            boxes = [b for i in case.mask.labels if (b := case.extent(i)) is not None]
+            spans = [[box[a - len(shape)] for box in boxes] for a in range(len(shape))]
+            found = case.review.report(
+                [
+                    range(min(p.start for p in parts), max(p.stop for p in parts))
+                    if parts
+                    else range(length)
+                    for parts, length in zip(spans, shape, strict=True)
+                ]
+            ).warnings
+        self.warnings.setText("\n".join(f"{w[:1].upper()}{w[1:]}." for w in found))
+        self.warnings.setVisible(bool(found))
 
     def _fill_formats(self) -> None:
         from maskloop.desk.catalogue import list_formats
@@ -186,6 +218,7 @@ class ExportSection(Section):
     def _check(self) -> None:
         problem = self._problem()
         layer = self._host.labels.layer
+        self._warn()
         self.what.setText(problem if layer is None else f"Labels: {layer.name}")
         self.run.setEnabled(not problem)
         self.run.setToolTip(problem or TIPS["export"])
