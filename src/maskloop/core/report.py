@@ -113,7 +113,7 @@ class Report:
                 f"{count} below the model's threshold, not decided: {', '.join(first)}{more}"
             )
         words += [
-            f"the draft was shown while {one.unseen} slices had not been looked at"
+            f"the draft was shown before {_slices(one.unseen)} had been looked at"
             for one in self.showings
             if one.anyway
         ]
@@ -146,3 +146,7 @@ class Report:
             ],
             "is_searching": self.is_searching,
         }
+
+
+def _slices(count: int) -> str:
+    return "1 slice" if count == 1 else f"{count} slices"
