@@ -27,7 +27,7 @@ from maskloop.core.job import Job, Progress
 COMMANDS = [
     ["info"], ["models"], ["formats"], ["tools"], ["weights", "fetch"], ["weights", "verify"],
     ["weights", "list"], ["predict"], ["correct"], ["export"], ["train"], ["score"], ["demo"],
-    ["doctor"], ["gui"],
+    ["doctor"], ["gui"], ["replay"], ["draft"],
 ]  # fmt: skip
 
 

@@ -427,6 +427,51 @@ def predict(
     return BUG if failed else DONE
 
 
+@commands.command(epilog=_example("maskloop draft ct.nii.gz -m liver-tumour --author anna"))
+@click.argument("image", type=click.Path())
+@click.option("-m", "--model", required=True, help="Name of a model; see `maskloop models`.")
+@_device_option
+@click.option("--author", help="Your name; the variable MASKLOOP_AUTHOR if left out.")
+@click.option("--workspace", type=click.Path(), help="Folder for cases, not beside the image.")
+@click.option("--candidates", is_flag=True, help="List what the model nearly drew for the review.")
+@click.option("--over-hand", is_flag=True, help="Change what was painted by hand too.")
+@_json_option
+def draft(
+    image: str,
+    model: str,
+    device: str,
+    author: str | None,
+    workspace: str | None,
+    candidates: bool,
+    over_hand: bool,
+    as_json: bool,
+) -> None:
+    """Let a model draw into an image's case; what people painted or locked stays."""
+    from maskloop import load, open_case
+    from maskloop.desk.draft import draft as draw
+
+    with _working() as job:
+        pixels = load(image, job=job)
+        with open_case(pixels, author=author, workspace=workspace, job=job) as case:
+            change = draw(
+                case,
+                pixels,
+                model,
+                device=device,
+                candidates=candidates,
+                over_hand=over_hand,
+                job=job,
+            )
+            found = {
+                "case": str(case.folder),
+                "voxels": change.edit.voxels,
+                "refused": change.refused.count if change.refused is not None else 0,
+                "candidates": len(case.review.open_candidates),
+                "labels": case.mask.labels.names,
+            }
+    _answer(found, _lines(found), as_json=as_json)
+
+
 class _ToolCommand(click.Command):
     """A command whose options are its own and those of the tool that ``--tool`` names."""
 
