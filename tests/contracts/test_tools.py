@@ -27,6 +27,12 @@ NEEDED: dict[str, dict[str, object]] = {
     "merge": {"other": "tumour", "gap": 2.0},
     "relabel": {"to": "tumour"},
     "copy_slice": {"at": ((6.0, 15.0, 14.0),), "slices": 2},
+    "brush": {"path": ((6.0, 12.0, 10.0), (6.0, 18.5, 21.0)), "radius": 3.5},
+    "paint_range": {"path": ((6.0, 12.0, 10.0), (6.0, 18.5, 21.0)), "lower": 30.0},
+    "scissors": {"outline": ((6.0, 6.0, 8.0), (6.0, 20.0, 12.0), (6.0, 14.0, 26.0))},
+    "livewire": {"anchors": ((6.0, 8.0, 9.0), (6.0, 20.0, 12.0), (6.0, 14.0, 22.0))},
+    "region": {"points": ((6.0, 15.0, 14.0), (6.0, 12.0, 20.0)), "lower": 20.0, "within": 9.0},
+    "lesion": {"line": ((6.0, 13.0, 10.0), (6.0, 17.0, 20.0))},
 }
 # Options that no default and no choice reaches.
 MORE: dict[str, tuple[dict[str, object], ...]] = {
@@ -43,6 +49,22 @@ MORE: dict[str, tuple[dict[str, object], ...]] = {
     ),
     "logic": tuple({"operation": o, "margin": -1.0} for o in ("add", "intersect", "copy")),
     "merge": ({"touching": True, "gap": 0.0},),
+    "brush": ({"erase": True, "form": "disc", "axis": "z"}, {"path": ((6.0, 9.0, 9.0),) * 2}),
+    "paint_range": ({"upper": 50.0, "lower": None, "form": "disc", "over": "background"},),
+    "scissors": tuple(
+        {"what": w, "through": t}
+        for w in ("erase outside", "fill inside")
+        for t in ("depth", "all slices")
+    ),
+    "livewire": (
+        {"mode": "level", "anchors": ((6.0, 8.4, 9.6),), "within": 6.0, "blur": 0.0},
+        {"within": 4.0, "snap": 0.0},
+    ),
+    "region": (
+        {"lower": None, "spread": 1.5, "blur": 1.0},
+        {"seal": 1.0, "within": 6.0, "fill": False, "touching": "corners"},
+    ),
+    "lesion": ({"line": ((6.0, 10.0, 14.0), (6.0, 12.0, 14.5))},),
 }
 
 

@@ -26,5 +26,11 @@ TOOLS = Registry(
         "delete": "maskloop.tools.delete:delete",
         "logic": "maskloop.tools.logic:logic",
         "threshold": "maskloop.tools.threshold:threshold",
+        "brush": "maskloop.tools.brush:brush",
+        "paint_range": "maskloop.tools.paint_range:paint_range",
+        "scissors": "maskloop.tools.scissors:scissors",
+        "livewire": "maskloop.tools.livewire:livewire",
+        "region": "maskloop.tools.region:region",
+        "lesion": "maskloop.tools.lesion:lesion",
     },
 )
