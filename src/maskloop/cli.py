@@ -640,19 +640,26 @@ def _box(text: str) -> tuple[slice, ...]:
     "-o", "--out", required=True, type=click.Path(), help="Its suffix chooses the format."
 )
 @_image_option
+@click.option("--mask", metavar="NAME", help="Which of the case's masks; the first if left out.")
 @click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
 @_choices_options
 @_json_option
 def replay(
-    case: str, out: str, image: str | None, to: str | None, choices: Choices, as_json: bool
+    case: str,
+    out: str,
+    image: str | None,
+    mask: str | None,
+    to: str | None,
+    choices: Choices,
+    as_json: bool,
 ) -> None:
     """Rebuild the mask of a case from its journal, bit for bit, and export it."""
     from maskloop.desk.cases import replay as rebuild
     from maskloop.loop.export import export as write
 
     with _working() as job:
-        mask = rebuild(case, job=job)
-        receipt = write(mask, out, image=image, to=to, choices=choices, job=job)
+        found = rebuild(case, mask=mask, job=job)
+        receipt = write(found, out, image=image, to=to, choices=choices, job=job)
     _answer(receipt.to_json(), receipt.to_text(), as_json=as_json)
 
 

@@ -98,3 +98,27 @@ def test_a_tool_on_a_case_folder_is_a_step_of_it(ct, tmp_path, capsys):
     assert "expected a box such as" in capsys.readouterr().err
     assert run(["correct", str(ct), "--tool", "grow", "--label", "1"]) == 2
     assert "only a case folder keeps the change" in capsys.readouterr().err
+
+
+def test_a_picture_and_a_second_mask_are_replayed_too(tmp_path, capsys):
+    picture = maskloop.Image(
+        np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8),
+        maskloop.Geometry.pixels((40, 50)),
+        has_channels=True,
+    )
+    maskloop.convert(picture, tmp_path / "photo.png")
+    with maskloop.open_case(tmp_path / "photo.png") as case:
+        case.paint((20, 20), radius_mm=6, label="cat")
+        case.add_mask("shadows", maskloop.Mask.like(picture, np.zeros((40, 50), np.uint8), []))
+        case.paint((20, 22), radius_mm=3, label="shadow", mask="shadows")
+        first, second = (case.masks[name].data.copy() for name in ("", "shadows"))
+    folder = str(tmp_path / "photo.maskloop")
+    for mask, expected in ((None, first), ("shadows", second)):
+        chosen = ["--mask", mask] if mask else []
+        assert run(["replay", folder, "-o", str(tmp_path / f"{mask}.png"), *chosen]) == 0
+        assert np.array_equal(maskloop.load_mask(tmp_path / f"{mask}.png").data, expected)
+    assert "it also has shadows" in capsys.readouterr().err
+    image = str(tmp_path / "photo.png")
+    assert run(["replay", folder, "--image", image, "-o", str(tmp_path / "mask.json")]) == 0
+    assert run(["replay", folder, "--mask", "x", "-o", str(tmp_path / "x.png")]) == 2
+    assert "choose one of: shadows" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import numpy as np
 
 from maskloop.core import lock
 from maskloop.core.case import Case
-from maskloop.core.errors import InputError, MissingFileError, StorageError
+from maskloop.core.errors import InputError, MissingFileError, StorageError, UnknownNameError
 from maskloop.core.image import Image, stem_of
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
@@ -197,11 +197,33 @@ def open_folder(
     return case
 
 
-def replay(folder: Path | str, *, job: Job | None = None) -> Mask:
-    """Return the mask that a case folder's journal leads to, bit for bit; changes nothing."""
+def replay(folder: Path | str, *, mask: str | None = None, job: Job | None = None) -> Mask:
+    """Return the mask that a case folder's journal leads to, bit for bit; changes nothing.
+
+    Parameters
+    ----------
+    folder : path
+        ``NAME.maskloop``.
+    mask : str, optional
+        Which of the case's masks; the first where left out.
+    job : Job, optional
+        Told what `Case.notices` say, and which other masks there are.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no such folder, or it is no case.
+    InputError
+        If there is no such mask.
+    """
     with open_folder(folder, read_only=True, job=job) as case:
+        others = [name for name in case.masks if name]
+        if mask is None and others and job is not None:
+            job.say(f"this is the first mask of the case; it also has {', '.join(others)}")
+        if mask is not None and mask not in case.masks:
+            raise UnknownNameError.of("mask of the case", mask, others)
         name = Path(os.path.abspath(folder)).name.removesuffix(".maskloop")
-        return replace(case.mask, title=name)
+        return replace(case.masks[mask or ""], title=f"{name} {mask}" if mask else name)
 
 
 def _create(
