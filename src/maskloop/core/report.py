@@ -98,9 +98,10 @@ class Report:
         """What a person should know before the mask is relied on; empty if nothing is left."""
         words = []
         if self.unseen:
+            what = "slice" if len(self.unseen) == 1 else "slices"
             of = f"{len(self.unseen)} of slices {self.within[0]} to {self.within[-1]}"
             words.append(
-                f"not looked at: slices {ranges_in_words(self.unseen)} of axis {self.axis} ({of})"
+                f"not looked at: {what} {ranges_in_words(self.unseen)} of axis {self.axis} ({of})"
             )
         waiting = sorted(
             (one for one in self.candidates if one.status == "open"), key=lambda one: -one.peak
