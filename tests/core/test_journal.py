@@ -11,7 +11,7 @@ import pytest
 
 from maskloop.core.edits import Edit
 from maskloop.core.errors import FormatError, StorageError
-from maskloop.core.journal import Journal
+from maskloop.core.journal import BackgroundJournal, Journal
 
 
 def edit(number: int) -> Edit:
@@ -141,7 +141,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from maskloop.core.edits import Edit
-from maskloop.core.journal import Journal
+from maskloop.core.journal import BackgroundJournal, Journal
 journal = Journal(Path({str(tmp_path / "journal")!r}))
 for number in range(100000):
     after = np.zeros((50, 60), np.uint16)
@@ -165,3 +165,75 @@ for number in range(100000):
     assert [e.words for e in journal.entries][: told + 1] == [str(n) for n in range(told + 1)]
     assert len(journal.entries) <= told + 2
     journal.close()
+
+
+def test_a_compacted_journal_reads_back_the_same_steps_and_goes_on(tmp_path):
+    path = tmp_path / "journal"
+    steps = [edit(number % 250) for number in range(600)]
+    journal = Journal(path)
+    journal.append(*steps)
+    plain = path.stat().st_size
+    journal.rewrite([*steps, "undo"])
+    assert path.stat().st_size < plain / 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    journal.append(edit(61))
+    journal.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["journal"]
+    again = Journal(path, is_read_only=True)
+    assert again.entries == [*steps, "undo", edit(61)]
+    again.close()
+
+
+def test_a_disk_that_refuses_compaction_keeps_the_old_journal(tmp_path, monkeypatch):
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.append(edit(1), edit(2))
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("maskloop.core.journal.os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        journal.rewrite([edit(1)])
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["journal"]
+    journal.append(edit(3))
+    journal.close()
+    again = Journal(path)
+    assert again.entries == [edit(1), edit(2), edit(3)]
+    again.close()
+
+
+def test_reading_only_changes_no_byte_of_a_torn_journal(tmp_path):
+    path = tmp_path / "journal"
+    expected = written(path)
+    path.write_bytes(path.read_bytes() + b"\x07\x00\x00\x00torn")
+    before = path.read_bytes()
+    journal = Journal(path, is_read_only=True)
+    assert journal.entries == expected
+    assert "not finished" in journal.dropped
+    journal.close()
+    assert path.read_bytes() == before
+
+
+def test_a_background_journal_says_what_the_disk_refused_to_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "journal"
+    told = []
+    journal = BackgroundJournal(Journal(path), told.append)
+    journal.append(edit(1))
+    assert journal.flush(5)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("maskloop.core.journal.os.fsync", full)
+    journal.append(edit(2), edit(3))
+    with pytest.raises(StorageError, match="the last 2 steps"):
+        journal.close()
+    assert len(told) == 1
+    monkeypatch.undo()
+    again = Journal(path)
+    assert again.entries == [edit(1)]
+    again.close()

@@ -18,6 +18,7 @@ import numpy as np
 from maskloop.core.edits import difference_box
 from maskloop.core.errors import FormatError, MissingFileError, StorageError
 from maskloop.core.geometry import Geometry
+from maskloop.core.journal import sync_folder
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 
@@ -57,6 +58,7 @@ def make(folder: Path, mask: Mask, provenance: Mapping[str, Any], *, mode: int) 
             _write(made / "start-0.npz", _packed(mask), mode & 0o666)
             _write(made / "case.json", _text(about), mode & 0o666)
             made.rename(folder)
+            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
@@ -213,6 +215,7 @@ def _replace(folder: Path, about: _Json) -> None:
     try:
         _write(fresh, _text(about), file_mode(folder))
         fresh.replace(folder / "case.json")
+        sync_folder(folder)
     finally:
         fresh.unlink(missing_ok=True)
 

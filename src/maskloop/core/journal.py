@@ -118,7 +118,7 @@ class Journal:
             self._file.close()
             made.replace(self.path)
             self._file = self.path.open("r+b", buffering=0)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             made.unlink(missing_ok=True)
             if self._file.closed:
@@ -348,7 +348,8 @@ def _entries(payload: bytes) -> Iterator[Entry]:
         raise FormatError(msg)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder; a power loss may else undo a rename."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
