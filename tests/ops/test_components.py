@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from maskloop.core.errors import InputError
@@ -38,6 +41,29 @@ def test_label_parts_a_region_as_scipy_does(shape, connectivity, rank):
     assert count == wanted
     assert _same_partition(ids, expected)
     assert (components.sizes(ids, count) == np.bincount(ids.ravel(), minlength=count + 1)).all()
+
+
+@settings(max_examples=60)
+@given(
+    arrays(bool, array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9)),
+    st.booleans(),
+)
+def test_small_regions_are_parted_as_scipy_does(region, has_corners):
+    rank = region.ndim if has_corners else 1
+    connectivity = {(2, 1): 4, (2, 2): 8, (3, 1): 6, (3, 3): 26}[region.ndim, rank]
+    ids, count = components.label(region, connectivity=connectivity)
+    structure = ndimage.generate_binary_structure(region.ndim, rank)
+    expected, wanted = ndimage.label(region, structure)
+    assert count == wanted
+    assert _same_partition(ids, expected)
+
+
+def test_pieces_of_a_picture_hold_no_background():
+    # cc3d 4.1.1 with 8 neighbours puts the first voxel of the second row into a piece.
+    region = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1]], dtype=bool)
+    ids, count = components.label(region)
+    assert count == 2
+    assert np.array_equal(ids > 0, region)
 
 
 def test_label_takes_the_widest_connectivity_and_narrow_ids_by_default():
