@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -470,5 +472,28 @@ def test_compaction_forgets_only_what_nobody_can_reach(tmp_path):
     with Case.open(folder) as again:
         assert np.array_equal(again.mask.data, expected)
         assert again.history.steps == [*steps, "brush: label 9"]
+        again.go_to(0)
+        assert np.array_equal(again.mask.data, start().data)
+
+
+def test_steps_of_several_threads_come_one_after_the_other(tmp_path):
+    with Case.create(tmp_path / "a.maskloop", start(), in_background=True) as case:
+        seeds = range(6)
+
+        def work(seed):
+            rng = np.random.default_rng(seed)
+            for _ in range(40):
+                with contextlib.suppress(InputError):  # another thread locked the label meanwhile
+                    random_walk(case, rng, 1)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in seeds]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        expected, by = case.mask.data.copy(), case.author_of().copy()
+    with Case.open(tmp_path / "a.maskloop") as again:
+        assert np.array_equal(again.mask.data, expected)
+        assert np.array_equal(again.author_of(), by)
         again.go_to(0)
         assert np.array_equal(again.mask.data, start().data)

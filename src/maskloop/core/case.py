@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
+import threading
 import time
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +32,23 @@ if TYPE_CHECKING:
 
     from maskloop.core.geometry import Box
 
+F = TypeVar("F", bound="Callable[..., Any]")  # Any: methods of a case
 Ids = npt.NDArray[Any]  # Any: labels come in every integer width
 Region = npt.NDArray[np.bool_]
 
 _log = logging.getLogger(__name__)
 _WORTH_COMPACTING = 4 << 20  # bytes; below it a journal is read in well under a second
+
+
+def _in_turn(method: F) -> F:
+    """Let one thread at a time change a case: strokes and slow tools come from different ones."""
+
+    @functools.wraps(method)
+    def alone(self: Case, *args: Any, **options: Any) -> Any:  # Any: as the method's
+        with self._turn:
+            return method(self, *args, **options)
+
+    return cast("F", alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,8 @@ class Case:
     Make one with `create`, `open` where the folder exists, or `in_memory`.
 
     A tool or a model never changes a voxel that a person painted, nor one of a locked label,
-    unless `change` is told so; a person's stroke may change anything but locked labels.
+    unless `change` is told so; a person's stroke may change anything but locked labels. Any thread
+    may make a step.
 
     Parameters
     ----------
@@ -103,6 +118,7 @@ class Case:
         self.review = Review.load(folder, shape=shape, is_read_only=is_read_only)
         self.on_trouble: Callable[[str], None] = _log.warning
         self._lock = lock
+        self._turn = threading.RLock()
         self._masks = dict(masks)
         # Pages of zeros cost nothing until somebody paints on them.
         self._by = {n: np.zeros(mask.data.shape, np.uint8) for n, mask in masks.items()}
@@ -268,6 +284,7 @@ class Case:
 
     # Steps
 
+    @_in_turn
     def change(
         self,
         wanted: Ids,
@@ -364,6 +381,7 @@ class Case:
             self.apply(edit)
         return Change(edit, refused)
 
+    @_in_turn
     def paint(
         self,
         index: Sequence[float],
@@ -417,6 +435,7 @@ class Case:
             mask=name,
         ).edit
 
+    @_in_turn
     def set_labels(self, labels: LabelTable, words: str = "", *, mask: str | None = None) -> Edit:
         """Give a mask another table of labels, as one step; no voxel changes."""
         self._require_open()
@@ -436,6 +455,7 @@ class Case:
             self.apply(edit)
         return edit
 
+    @_in_turn
     def add_mask(self, name: str, mask: Mask) -> None:
         """Add a mask beside the others, for objects that overlap; its ids are copied.
 
@@ -455,6 +475,7 @@ class Case:
         self._masks[name] = replace(mask, data=mask.data.copy())
         self._by[name] = np.zeros(mask.data.shape, np.uint8)
 
+    @_in_turn
     def apply(self, edit: Edit) -> Box:
         """Apply a step, keep it on disk, return the changed box.
 
@@ -489,6 +510,7 @@ class Case:
         """Do the next step again; return it, or None if there is none."""
         return self._walk("redo") if self.history.can_redo else None
 
+    @_in_turn
     def go_to(self, position: int) -> list[Edit]:
         """Take back or do again until `position` steps are applied; return the walk."""
         self._require_open()
@@ -512,6 +534,7 @@ class Case:
         if isinstance(self._journal, BackgroundJournal):
             self._journal.flush()
 
+    @_in_turn
     def compact(self) -> None:
         """Write the journal anew without forgotten steps; what undo and redo reach stays."""
         self._require_open()
@@ -582,6 +605,7 @@ class Case:
         name = self._named(edit.mask)
         return self._masks[name].data, self._by[name]
 
+    @_in_turn
     def _walk(self, word: Any) -> Edit | None:  # Any: "undo" or "redo"
         self._require_open()
         self._journal.append(word)
