@@ -13,6 +13,7 @@ from maskloop.ops import components
 from maskloop.ops.bodies import Pixels, bodies
 from maskloop.ops.recist import Axis, Planes, axis, shortest_across
 from maskloop.ops.regions import box_of
+from maskloop.ops.rejoin import connected
 from maskloop.ops.runs import Runs
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def measure(mask: Mask, image: Image | None = None, *, by: By = "pieces") -> lis
     """
     planes = Planes.of(mask.geometry)
     pixels = pixels_of(mask, image, planes)
-    runs, labels = objects_of(mask, planes, by=by)
+    runs, labels = objects_of(planes.stack(mask.data), by=by)
     found = bodies(runs, planes, pixels)
     return [
         measured(number, labels[number], body, planes, mask.geometry)
@@ -134,28 +135,25 @@ def pixels_of(mask: Mask, image: Image | None, planes: Planes) -> Pixels | None:
     return Pixels.of(image, planes)
 
 
-def objects_of(mask: Mask, planes: Planes, *, by: By) -> tuple[Runs, dict[int, int]]:
+def objects_of(stack: npt.NDArray[Any], *, by: By) -> tuple[Runs, dict[int, int]]:
     """Return the runs of all objects, numbered from 1 by label and first voxel, and their labels.
 
     Parameters
     ----------
-    mask : Mask
-        Without a time axis.
-    planes : Planes
-        Of its grid.
+    stack : array of int
+        Ids, as `Planes.stack` shows them.
     by : {"pieces", "labels"}
         As for `measure`.
     """
-    stack = planes.stack(mask.data)
     box = _held(stack)
     if box is None:
         return Runs.none(), {}
     part = stack[box]
-    numbers = part if by == "labels" else _pieces(part)
-    runs = Runs.of(numbers, planes.shape, box)
+    numbers = part if by == "labels" else connected(part)
+    runs = Runs.of(numbers, stack.shape, box)
     owners, first, at = np.unique(runs.owners, return_index=True, return_inverse=True)
-    z, rest = np.divmod(runs.starts[first], planes.shape[1] * planes.shape[2])
-    y, x = np.divmod(rest, planes.shape[2])
+    z, rest = np.divmod(runs.starts[first], stack.shape[1] * stack.shape[2])
+    y, x = np.divmod(rest, stack.shape[2])
     labels = stack[z, y, x].astype(np.int64)
     order = np.lexsort((runs.starts[first], labels))
     rank = np.empty(owners.size, dtype=np.int64)
@@ -178,13 +176,6 @@ def _held(stack: npt.NDArray[Any]) -> tuple[slice, slice, slice] | None:
     ends = [np.flatnonzero(hit)[[0, -1]] for hit in (is_held, plane.any(axis=1), plane.any(axis=0))]
     z, y, x = (slice(int(first), int(last) + 1) for first, last in ends)
     return z, y, x
-
-
-def _pieces(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the connected pieces of all ids at once, numbered from 1."""
-    import cc3d
-
-    return np.asarray(cc3d.connected_components(np.ascontiguousarray(ids), connectivity=26))
 
 
 def measured(number: int, label: int, body: Body, planes: Planes, geometry: Geometry) -> Measured:

@@ -7,6 +7,7 @@ the numbers ``start`` to ``stop - 1`` of neighbours in one row. Runs are kept in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class Runs:
         order = np.argsort(self.owners, kind="stable")
         owners = self.owners[order]
         firsts = np.flatnonzero(np.diff(owners, prepend=-1))
-        for first, stop in zip(firsts, [*firsts[1:], owners.size], strict=True):
+        for first, stop in pairwise([*firsts.tolist(), owners.size]):
             yield int(owners[first]), self.chosen(order[first:stop])
 
     def mended(self, width: int) -> Runs:
@@ -140,8 +141,8 @@ class Runs:
         others = [self.chosen(slice(0, first)), self.chosen(slice(last, None))]
         return Runs.joined([*others, self.chosen(slice(first, last)).chosen(is_other), *sides])
 
-    def drawn(self, shape: Sequence[int], window: Window) -> npt.NDArray[np.int32]:
-        """Return the owners of the voxels in a window, 0 where none."""
+    def drawn(self, shape: Sequence[int], window: Window) -> npt.NDArray[Any]:
+        """Return the owners of the voxels in a window, 0 where none, as int32 if they fit."""
         sizes = [part.stop - part.start for part in window]
         part = self.inside(shape, window)
         row, x = np.divmod(part.starts, shape[2])
@@ -149,11 +150,12 @@ class Runs:
         first = [s.start for s in window]
         at = ((z - first[0]) * sizes[1] + y - first[1]) * sizes[2] + x - first[2]
         # Owners are added where runs begin and taken off where they end; no two begin together.
-        steps = np.zeros(sizes[0] * sizes[1] * sizes[2] + 1, dtype=np.int32)
-        owners = part.owners.astype(np.int32)
+        is_narrow = not len(part) or part.owners.max() < 2**31
+        owners = part.owners.astype(np.int32 if is_narrow else np.int64)
+        steps = np.zeros(sizes[0] * sizes[1] * sizes[2] + 1, dtype=owners.dtype)
         steps[at] += owners
         steps[at + part.stops - part.starts] -= owners
-        return np.cumsum(steps[:-1], dtype=np.int32).reshape(sizes)
+        return np.cumsum(steps[:-1], dtype=steps.dtype).reshape(sizes)
 
     def _slices(self, shape: Sequence[int], window: Window) -> tuple[int, int]:
         """Return which runs lie in the slices of a window."""

@@ -1,0 +1,180 @@
+"""Which connected pieces a change of a box leaves of the objects that touch it, found locally."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.ops.runs import paired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from maskloop.ops.runs import Window
+
+Numbers = npt.NDArray[Any]  # Any: whichever integer type is wide enough
+
+_MARGIN, _WIDER = 2, 4  # voxels round the change at first, and how many times more at each try
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """What became of the objects of one label.
+
+    Parameters
+    ----------
+    window : tuple of slice
+        Where `old` and `new` lie; outside it, nothing changed but whose the voxels are.
+    old : array of int
+        Numbers of the objects before.
+    new : array of int
+        Numbers of the pieces now, 1 to n.
+    heirs : mapping of int to int
+        The piece to which each old object's voxels outside the window belong; without an entry
+        where it has none.
+    """
+
+    window: Window
+    old: Numbers
+    new: Numbers
+    heirs: Mapping[int, int]
+
+    def pairs(self) -> dict[tuple[int, int], int]:
+        """Return how many voxels of the window each piece and each old object share."""
+        both = (self.old != 0) & (self.new != 0)
+        return paired(self.new[both], self.old[both])
+
+
+def connected(ids: Numbers) -> Numbers:
+    """Return the connected pieces of every id (26 neighbours) of a stack, numbered from 1.
+
+    Not with `cc3d`'s short way for two values: in 4.1.1 that fails on lines of a few voxels.
+    """
+    import cc3d
+
+    found = cc3d.connected_components(np.ascontiguousarray(ids), connectivity=26)
+    return np.asarray(found)
+
+
+def rejoined(
+    stack: Numbers,
+    label: int,
+    changed: Window,
+    owners: Callable[[Window], Numbers],
+    windows: Callable[[int], Window],
+    *,
+    most: int,
+) -> Joined | None:
+    """Return the connected pieces of a label round a change, and which old objects they continue.
+
+    Pieces are looked for in a window round the change. An old object that leaves the window from
+    one piece only still hangs together by it, whatever it is like outside; where it leaves from
+    several, the window is widened until it does not, or until the object is inside altogether.
+
+    Parameters
+    ----------
+    stack : array of int
+        Ids after the change.
+    label : int
+        The id.
+    changed : tuple of slice
+        Where ids may have changed.
+    owners : callable
+        Numbers of the objects of the label before the change, in a window.
+    windows : callable
+        Tight box of an object before the change.
+    most : int
+        Voxels of the largest window to look at.
+
+    Returns
+    -------
+    Joined or None
+        None where a larger window would be needed.
+    """
+    margin = _MARGIN
+    near = _grown(changed, 1, stack.shape)
+    while True:
+        window = _grown(changed, margin, stack.shape)
+        if _size(window) > most:
+            return None
+        pieces = connected((stack[window] == label).view(np.uint8))
+        old = owners(window)
+        inner = _within(near, window)
+        is_touched = np.zeros(int(pieces.max()) + 1, dtype=bool)
+        is_touched[np.unique(pieces[inner])] = True
+        is_touched[0] = False
+        touched = {n for n in np.unique(old[inner]).tolist() if n}
+        leaving = _leaving(pieces, old, window, stack.shape)
+        exits: dict[int, int] = {}
+        is_settled = True
+        for piece, number in leaving:
+            if is_touched[piece] and number in touched and not _holds(window, windows(number)):
+                is_settled &= exits.setdefault(number, piece) == piece
+        if is_settled:
+            break
+        margin *= _WIDER
+    group = np.cumsum(is_touched) * is_touched
+    for piece, number in paired(
+        pieces[(pieces != 0) & (old != 0)], old[(pieces != 0) & (old != 0)]
+    ):
+        # What the change does not reach hangs on outside the window.
+        if not is_touched[piece] and number in exits:
+            group[piece] = group[exits[number]]
+    old = np.where(np.isin(old, list(touched)), old, 0)
+    heirs = {number: int(group[piece]) for number, piece in exits.items()}
+    return _tight(Joined(window, old, group[pieces], heirs), changed)
+
+
+def _tight(found: Joined, changed: Window) -> Joined:
+    """Return the same in the changed window alone, where no piece was parted or joined."""
+    links = {*found.pairs(), *((piece, number) for number, piece in found.heirs.items())}
+    pieces, numbers = ([link[side] for link in links] for side in (0, 1))
+    if len(set(pieces)) < len(pieces) or len(set(numbers)) < len(numbers):
+        return found
+    inner = _within(changed, found.window)
+    heirs = {number: piece for piece, number in links}
+    return Joined(changed, found.old[inner], found.new[inner], heirs)
+
+
+def _leaving(
+    pieces: Numbers, old: Numbers, window: Window, shape: Sequence[int]
+) -> set[tuple[int, int]]:
+    """Return which piece of which old object meets which side of the window."""
+    found: set[tuple[int, int]] = set()
+    for axis, (part, length) in enumerate(zip(window, shape, strict=True)):
+        sides = [0] if part.start > 0 else []
+        sides += [-1] if part.stop < length else []
+        for side in sides:
+            one, other = (np.take(a, side, axis=axis) for a in (pieces, old))
+            both = (one != 0) & (other != 0)
+            found.update(paired(one[both], other[both]))
+    return found
+
+
+def _grown(window: Window, margin: int, shape: Sequence[int]) -> Window:
+    z, y, x = (
+        slice(max(0, part.start - margin), min(length, part.stop + margin))
+        for part, length in zip(window, shape, strict=True)
+    )
+    return z, y, x
+
+
+def _within(inner: Window, outer: Window) -> Window:
+    z, y, x = (
+        slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True)
+    )
+    return z, y, x
+
+
+def _holds(outer: Window, inner: Window) -> bool:
+    return all(a.start <= b.start and b.stop <= a.stop for a, b in zip(outer, inner, strict=True))
+
+
+def _size(window: Window) -> int:
+    size = 1
+    for part in window:
+        size *= part.stop - part.start
+    return size
