@@ -9,13 +9,14 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from maskloop.core.job import Job, Progress
-from maskloop.gui.choices import LayerChoice
+from maskloop.gui.choices import LayerChoice, is_alive
 from maskloop.gui.editing import Editors
 from maskloop.gui.keeping import Keeping
 from maskloop.gui.readout import Readout
 from maskloop.gui.runner import Run
 from maskloop.gui.section import tipped, words
 from maskloop.gui.tips import TIPS
+from maskloop.gui.walk import Walk
 
 PLUGIN = "napari-maskloop"
 _TWO_LINES = "\n"  # at any time: the panel must not jump while the mouse moves
@@ -58,7 +59,8 @@ class Host(QWidget):
         self.message = words("Open an image, or drop one on the window.")
         self.under_mouse = tipped(words(_TWO_LINES), TIPS["cursor"])
         self.under_mouse.setWordWrap(False)
-        self.editors = Editors(viewer, self.say, lambda: str(setting("author", "")))
+        self.walk = Walk(viewer)
+        self.editors = Editors(viewer, self._say_if_alive, lambda: str(setting("author", "")))
         self.keeping = Keeping(self.editors, setting, lambda: self.is_busy)
         self._readout = Readout(viewer)
         viewer.cursor.events.position.connect(self._read)
@@ -89,6 +91,10 @@ class Host(QWidget):
         self.message.setText(text)
         colour = f"color: {_COLOURS[kind]};" if kind else ""
         self.message.setStyleSheet(f"{colour} background: transparent;")
+
+    def _say_if_alive(self, text: str, kind: str = "") -> None:
+        if is_alive(self.message):  # cases are closed after the panel has gone
+            self.say(text, kind)
 
     def start(
         self,
@@ -132,6 +138,7 @@ class Host(QWidget):
         if self.run is not None:
             self.run.stop()
         self.viewer.cursor.events.position.disconnect(self._read)
+        self.walk.release()
         self.keeping.close()
         self.image.release()
         self.labels.release()
@@ -170,3 +177,10 @@ def setting(name: str, default: Any) -> Any:  # Any: text or bool
         return getattr(get_plugin_settings(PLUGIN).maskloop, name)
     except (KeyError, AttributeError):
         return default
+
+
+def set_setting(name: str, value: str | bool) -> None:
+    """Change what napari's preferences hold for us; kept for the next start."""
+    from napari.settings import get_plugin_settings
+
+    setattr(get_plugin_settings(PLUGIN).maskloop, name, value)

@@ -42,7 +42,7 @@ def columns_for(unit: str, ndim: int) -> tuple[Column, ...]:
     )
     what = "volume" if ndim == 3 else "area"
     return (
-        Column("No.", lambda r: str(r.id), lambda r: r.id, "number of the object"),
+        Column("No.", _number_words, number_of, "number of the object"),
         Column("Label", lambda r: r.name, lambda r: r.name.lower(), "its label", False),
         Column(
             "Size",
@@ -72,6 +72,15 @@ def columns_for(unit: str, ndim: int) -> tuple[Column, ...]:
     )
 
 
+def number_of(row: Row) -> int:
+    """Return an object's number; below zero for one that was rejected."""
+    return row.measured.id
+
+
+def _number_words(row: Row) -> str:
+    return str(number_of(row)) if number_of(row) > 0 else "\N{EN DASH}"
+
+
 def size_words(size: float, unit: str, ndim: int) -> str:
     """Return a volume or area for a narrow column."""
     if unit != "mm":
@@ -86,7 +95,7 @@ def details(row: Row, unit: str, ndim: int) -> str:
     m = row.measured
     power = {3: "\N{SUPERSCRIPT THREE}", 2: "\N{SUPERSCRIPT TWO}"}[ndim] if unit == "mm" else ""
     lines = [
-        f"{row.name} {row.id}, {row.status}: {m.size:,.0f} {unit}{power} in {m.slices} "
+        f"{row.name} {_number_words(row)}, {row.status}: {m.size:,.0f} {unit}{power} in {m.slices} "
         f"slice{'s' * (m.slices != 1)}, {m.long_axis.length:.1f} x {m.short_axis.length:.1f} {unit}"
     ]
     if m.mean is not None and m.sd is not None:
@@ -125,7 +134,7 @@ class ObjectModel(QAbstractTableModel):
         """Show these and nothing else."""
         self.beginResetModel()
         self.columns = columns_for(unit, ndim)
-        self._rows = {row.id: row for row in rows}
+        self._rows = {number_of(row): row for row in rows}
         self._order = self._sorted()
         self.endResetModel()
 
@@ -135,11 +144,11 @@ class ObjectModel(QAbstractTableModel):
         for number in gone:
             self._rows.pop(number, None)
         for row in changed:
-            self._rows[row.id] = row
+            self._rows[number_of(row)] = row
         order = self._sorted()
         if order == self._order:
             for row in changed:
-                at = self._order.index(row.id)
+                at = self._order.index(number_of(row))
                 self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.columns) - 1))
             return
         self.beginResetModel()
@@ -156,9 +165,9 @@ class ObjectModel(QAbstractTableModel):
     def _sorted(self) -> list[int]:
         column, order = self._sorting
         key = self.columns[column].key
-        rows = sorted(self._rows.values(), key=lambda row: row.id)
+        rows = sorted(self._rows.values(), key=number_of)
         rows.sort(key=key, reverse=order == Qt.SortOrder.DescendingOrder)
-        return [row.id for row in rows]
+        return [number_of(row) for row in rows]
 
     def rowCount(self, parent: Index | None = None) -> int:
         """Return how many objects there are."""
@@ -188,7 +197,7 @@ class ObjectModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ForegroundRole and row.status in ("accepted", "rejected"):
             return QColor(_GREEN if row.status == "accepted" else _GREY)
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"{row.name} {row.id}: {row.status}"
+            return f"{row.name} {_number_words(row)}: {row.status}"
         return None
 
 

@@ -1,4 +1,4 @@
-"""The dock: five sections, one a verb, over one line of words."""
+"""The dock: a section for each verb, the objects and the review, over one line of words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from maskloop.gui.section import Section
 from maskloop.gui.sections.correct import CorrectSection
 from maskloop.gui.sections.export import ExportSection
 from maskloop.gui.sections.load import LoadSection
+from maskloop.gui.sections.objects import ObjectsSection
 from maskloop.gui.sections.predict import PredictSection
+from maskloop.gui.sections.review import ReviewSection
 from maskloop.gui.sections.train import TrainSection
 from maskloop.gui.upright import Upright
 
@@ -25,7 +27,7 @@ _STYLE = """
 
 
 class Panel(QWidget):
-    """Load, predict, correct, export, train.
+    """Load, predict, correct with objects and review, export, train.
 
     Parameters
     ----------
@@ -40,6 +42,8 @@ class Panel(QWidget):
         self.load = LoadSection(self.host)
         self.predict = PredictSection(self.host)
         self.correct = CorrectSection(self.host)
+        self.objects = ObjectsSection(self.host)
+        self.review = ReviewSection(self.host)
         self.export = ExportSection(self.host)
         self.train = TrainSection(self.host)
         self._upright = Upright(viewer, self.load.chosen_convention)
@@ -70,8 +74,9 @@ class Panel(QWidget):
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """The five parts, in the order of the loop."""
-        return self.load, self.predict, self.correct, self.export, self.train
+        """The parts, in the order of the loop; what opens only when wanted is closed at first."""
+        correcting = self.load, self.predict, self.correct, self.objects, self.review
+        return *correcting, self.export, self.train
 
 
 class _Column(QScrollArea):

@@ -51,7 +51,6 @@ class ReviewSection(Section):
         host.busy.connect(lambda _: self.refresh())
         host.editors.changed.connect(self._case_changed)
         self.header.toggled.connect(lambda _: self.refresh())
-        self._bind_keys()
         self.refresh()
 
     def _build(self) -> None:
@@ -83,12 +82,12 @@ class ReviewSection(Section):
         self.scope.currentIndexChanged.connect(lambda _: self.refresh_coverage())
         self.strip.chosen.connect(self._go_to_slice)
         self.list.chosen.connect(self.go_to)
-        self.list.accepted.connect(self.take)
-        self.list.dismissed.connect(self.drop)
+        self.list.accepted.connect(self.accept_current)
+        self.list.dismissed.connect(self.drop_current)
         self.next.clicked.connect(lambda: self.list.step(1))
-        self.accept.clicked.connect(lambda: self._on_current(self.take))
-        self.dismiss.clicked.connect(lambda: self._on_current(self.drop))
-        self.reopen.clicked.connect(lambda: self._on_current(self.ask_again))
+        self.accept.clicked.connect(self.accept_current)
+        self.dismiss.clicked.connect(self.drop_current)
+        self.reopen.clicked.connect(self.ask_again)
 
     # Search first
 
@@ -206,11 +205,28 @@ class ReviewSection(Section):
 
     # Candidates
 
+    def step(self, by: int) -> None:
+        """Go to the next open candidate, or the one before."""
+        self.list.step(by)
+
+    def accept_current(self) -> None:
+        """Draw the chosen candidate, if it is still open."""
+        one = self.list.current
+        if one is not None and one.status == "open":
+            self.take(one.number)
+
+    def drop_current(self) -> None:
+        """Dismiss the chosen candidate, if it is still open."""
+        one = self.list.current
+        if one is not None and one.status == "open":
+            self.drop(one.number)
+
     def go_to(self, number: int) -> None:
         """Show a candidate and mark it."""
         one, layer = self._candidate(number), self._behind()
         if one is None or layer is None:
             return
+        self._host.walk.take(self)
         jump(self._host.viewer, layer, one.centre)
         largest = max(part.stop - part.start for part in one.box)
         self._mark.show(layer, [[one.centre]], size=max(8.0, 1.6 * largest))
@@ -253,11 +269,11 @@ class ReviewSection(Section):
             self._host.say(f"Candidate {number} is dismissed.")
             self._after()
 
-    def ask_again(self, number: int) -> None:
-        """Take a dismissal back."""
-        one, review = self._candidate(number), self._review()
+    def ask_again(self) -> None:
+        """Take the dismissal of the chosen candidate back."""
+        one, review = self.list.current, self._review()
         if review is not None and one is not None and one.status == "dismissed":
-            review.reopen(number)
+            review.reopen(one.number)
             self.refresh()
 
     def _after(self) -> None:
@@ -267,11 +283,6 @@ class ReviewSection(Section):
         review = self._review()
         if review is not None and not review.open_candidates:
             self._mark.remove()
-
-    def _on_current(self, act: Any) -> None:  # Any: a method of ours that takes a number
-        one = self.list.current
-        if one is not None:
-            act(one.number)
 
     def _candidate(self, number: int) -> Candidate | None:
         review = self._review()
@@ -396,16 +407,6 @@ class ReviewSection(Section):
         self.scope.setCurrentIndex(max(self.scope.findData(organ if was_empty else kept), 0))
         self.scope.blockSignals(before)
 
-    def _bind_keys(self) -> None:
-        self._host.viewer.bind_key("A", lambda _: self._on_key(self.take), overwrite=True)
-        self._host.viewer.bind_key("D", lambda _: self._on_key(self.drop), overwrite=True)
-
-    def _on_key(self, act: Any) -> None:  # Any: a method of ours that takes a number
-        one = self.list.current
-        is_meant = self.header.isChecked() and one is not None and one.status == "open"
-        if is_meant and self._mark.layer is not None:
-            self._on_current(act)
-
     def _save(self) -> None:
         review = self._review()
         if review is not None and review.folder is not None:
@@ -423,6 +424,4 @@ class ReviewSection(Section):
         self.watch.release()
         if self._leave is not None:
             self._leave()
-        for key in ("A", "D"):
-            self._host.viewer.bind_key(key, None, overwrite=True)
         self._disk.shutdown(wait=True)
