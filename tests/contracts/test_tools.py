@@ -32,6 +32,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "scissors": {"outline": ((6.0, 6.0, 8.0), (6.0, 20.0, 12.0), (6.0, 14.0, 26.0))},
     "livewire": {"anchors": ((6.0, 8.0, 9.0), (6.0, 20.0, 12.0), (6.0, 14.0, 22.0))},
     "region": {"points": ((6.0, 15.0, 14.0), (6.0, 12.0, 20.0)), "lower": 20.0, "within": 9.0},
+    "walker": {"within": 8.0},  # less than the field is widened by
     "lesion": {"line": ((6.0, 13.0, 10.0), (6.0, 17.0, 20.0))},
 }
 # Options that no default and no choice reaches.
@@ -63,6 +64,11 @@ MORE: dict[str, tuple[dict[str, object], ...]] = {
     "region": (
         {"lower": None, "spread": 1.5, "blur": 1.0},
         {"seal": 1.0, "within": 6.0, "fill": False, "touching": "corners"},
+    ),
+    "seeds": ({"within": 4.0, "which": "this"}, {"rest": "tumour", "within": 6.0, "blur": 0.0}),
+    "walker": (
+        {"within": 6.0, "outside": ((6.0, 3.0, 3.0),)},
+        {"within": 5.0, "method": "walker", "contrast": 30.0},
     ),
     "lesion": ({"line": ((6.0, 10.0, 14.0), (6.0, 12.0, 14.5))},),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.ops import coarse
 from maskloop.ops.cuts import edge_weights, minimum_cut
 
 if TYPE_CHECKING:
@@ -129,21 +130,7 @@ def from_long_axis(
         slice(int(a), int(a + n * b))
         for a, n, b in zip(grid.start, share.shape, grid.blocks, strict=True)
     )
-    return Draft(box, refined(share, grid.blocks) > 0.5, has_contrast)
-
-
-def refined(share: Field, blocks: Sequence[int] | npt.NDArray[np.int64]) -> Field:
-    """Return values of blocks of voxels at every voxel, linear between the blocks' centres."""
-    for axis, size in enumerate(blocks):
-        count = share.shape[axis]
-        at = np.clip((np.arange(count * size) + 0.5) / size - 0.5, 0, count - 1)
-        below = np.minimum(at.astype(np.intp), max(count - 2, 0))
-        above = np.minimum(below + 1, count - 1)
-        sides = [-1 if a == axis else 1 for a in range(share.ndim)]
-        weight = (at - below).astype(np.float32).reshape(sides)
-        low = share.take(below, axis)
-        share = low + (share.take(above, axis) - low) * weight
-    return share
+    return Draft(box, coarse.linear(share, grid.blocks.tolist()) > 0.5, has_contrast)
 
 
 def _start_of(frame: _Frame) -> tuple[list[float], list[float]]:
@@ -165,16 +152,7 @@ def _grid(
     blocks = np.minimum(blocks, stop - start)
     counts = (stop - start) // blocks
     part = pixels[tuple(slice(a, a + n * b) for a, n, b in zip(start, counts, blocks, strict=True))]
-    return _Grid(block_means(part, blocks), blocks, start, steps * blocks)
-
-
-def block_means(part: npt.NDArray[Any], blocks: npt.NDArray[np.int64]) -> Field:
-    """Return the mean of each block of voxels; the shape must be whole blocks."""
-    found = part.astype(np.float32)
-    for axis, size in enumerate(blocks):
-        sides = [*found.shape[:axis], -1, int(size), *found.shape[axis + 1 :]]
-        found = found.reshape(sides).mean(axis=axis + 1, dtype=np.float32)
-    return found
+    return _Grid(coarse.means(part, tuple(blocks.tolist())), blocks, start, steps * blocks)
 
 
 def _frame(grid: _Grid, ends: npt.NDArray[np.float64], length: float) -> tuple[_Frame, Region]:

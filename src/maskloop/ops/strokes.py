@@ -99,6 +99,19 @@ def _near(box: Box, steps: Positions, one: Positions, other: Positions) -> npt.N
     return whole - 2 * share * inner + np.square(share) * length
 
 
+def moved(found: tuple[Box, Region], box: Box) -> Region:
+    """Return a region, told in a box of its own, in another box, as far as both meet."""
+    inner, outer = [], []
+    for own, other in zip(found[0], box, strict=True):
+        start = max(own.start, other.start)
+        stop = max(start, min(own.stop, other.stop))
+        inner.append(slice(start - own.start, stop - own.start))
+        outer.append(slice(start - other.start, stop - other.start))
+    region = np.zeros([part.stop - part.start for part in box], dtype=bool)
+    region[tuple(outer)] = found[1][tuple(inner)]
+    return region
+
+
 def slice_of(
     points: Sequence[Sequence[float]], shape: Sequence[int], axis: str, *, of: str
 ) -> tuple[int | None, int]:

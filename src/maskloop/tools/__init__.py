@@ -32,5 +32,7 @@ TOOLS = Registry(
         "livewire": "maskloop.tools.livewire:livewire",
         "region": "maskloop.tools.region:region",
         "lesion": "maskloop.tools.lesion:lesion",
+        "seeds": "maskloop.tools.seeds:seeds",
+        "walker": "maskloop.tools.walker:walker",
     },
 )

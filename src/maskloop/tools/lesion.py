@@ -21,8 +21,8 @@ def _reach(values: Mapping[str, Any]) -> float:  # Any: values of options
     line, spacing = values["line"], values["spacing"]
     if not line or len(line) != 2:
         return 0.0
-    length: float = math.hypot(*((b - a) * step for a, b, step in zip(*line, spacing, strict=True)))
-    return lesions.BEYOND * max(length, *spacing) + 3 * float(max(spacing))
+    sides = [(b - a) * step for a, b, step in zip(*line, spacing, strict=True)]
+    return float(lesions.BEYOND * max(math.hypot(*sides), *spacing) + 3 * max(spacing))
 
 
 @traits(

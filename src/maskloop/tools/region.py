@@ -160,9 +160,9 @@ def region(
     if not near.size:
         return ids
     values = blurred(pixels, box, spacing, blur)
-    seeds = _moved(_balls(ids.shape, spacing, points, 0.0), box, near.shape)
+    seeds = strokes.moved(_balls(ids.shape, spacing, points, 0.0), box)
     if lower is None and upper is None:
-        sample = _moved(_balls(ids.shape, spacing, points, _SAMPLE), box, near.shape) & near
+        sample = strokes.moved(_balls(ids.shape, spacing, points, _SAMPLE), box) & near
         mean, deviation = float(values[sample].mean()), float(values[sample].std())
         lower, upper = mean - spread * deviation, mean + spread * deviation
     alike = in_range(values, lower, upper, of="region") & near
@@ -189,19 +189,6 @@ def _balls(
             tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(one, box, strict=True))
         ] |= ball
     return box, near
-
-
-def _moved(found: tuple[Box, _Region], box: Box, shape: tuple[int, ...]) -> _Region:
-    """Return a region told in a box of its own as one of another box, which holds it or cuts it."""
-    inner, outer = [], []
-    for own, other, length in zip(found[0], box, shape, strict=True):
-        start, stop = max(own.start, other.start), min(own.stop, other.stop)
-        stop = max(start, min(stop, other.start + length))
-        inner.append(slice(start - own.start, stop - own.start))
-        outer.append(slice(start - other.start, stop - other.start))
-    region = np.zeros(shape, dtype=bool)
-    region[tuple(outer)] = found[1][tuple(inner)]
-    return region
 
 
 def _reached(
