@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskloop.core.case import Case
-from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable

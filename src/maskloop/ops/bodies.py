@@ -109,7 +109,9 @@ class Body:
 
     def statistics(self) -> tuple[float, float, float, float] | None:
         """Return mean, standard deviation (population), least and greatest of the finite values."""
-        rows = self.rows[self.rows["known"] > 0]
+        rows = self.rows
+        if not rows["known"].all():
+            rows = rows[rows["known"] > 0]
         if not rows.size:
             return None
         known = rows["known"]
@@ -157,17 +159,22 @@ def patched(
         As for `bodies`.
     """
     shape = planes.shape
-    rows = np.concatenate([part.rows for part in parts])
-    rows = rows[np.argsort(rows["row"], kind="stable")]
-    is_kept = ~_in_window(rows["row"], shape, window)
-    is_dirty = _in_window(runs.starts // shape[2], shape, window)
+    size = shape[1] * shape[2]
+    # Where objects are joined, any row may have voxels of both.
+    first, last = (window[0].start, window[0].stop) if len(parts) == 1 else (0, shape[0])
+    rows = _in_order([part.rows for part in parts])
+    cuts = np.searchsorted(rows["row"], [first * shape[1], last * shape[1]])
+    before, middle, after = rows[: cuts[0]], rows[cuts[0] : cuts[1]], rows[cuts[1] :]
+    near = runs.chosen(slice(*np.searchsorted(runs.starts, [first * size, last * size])))
+    is_kept = ~_in_window(middle["row"], shape, window)
+    is_dirty = _in_window(near.starts // shape[2], shape, window)
     if len(parts) > 1:
         twice = rows["row"][1:][rows["row"][1:] == rows["row"][:-1]]
-        is_kept &= ~np.isin(rows["row"], twice)
-        is_dirty |= np.isin(runs.starts // shape[2], twice)
-    made, _ = _rows(runs.chosen(is_dirty), shape, pixels)
-    rows = np.concatenate((rows[is_kept], made))
-    rows = rows[np.argsort(rows["row"], kind="stable")]
+        is_kept &= ~np.isin(middle["row"], twice)
+        is_dirty |= np.isin(near.starts // shape[2], twice)
+    made, _ = _rows(near.chosen(is_dirty), shape, pixels)
+    middle = _in_order([middle[is_kept], made])
+    rows = np.concatenate((before, middle, after))
     slices = np.concatenate([part.slices for part in parts])
     number = slices["number"]
     is_old = (number < window[0].start) | (number >= window[0].stop)
@@ -175,10 +182,18 @@ def patched(
         held, times = np.unique(number, return_counts=True)
         is_old &= np.isin(number, held[times == 1])
     slices = slices[is_old]
-    is_new = ~np.isin(rows["row"] // shape[1], slices["number"])
-    fresh, _ = _slices(rows[is_new], np.zeros(int(is_new.sum()), np.int64), planes)
+    is_new = ~np.isin(middle["row"] // shape[1], slices["number"])
+    fresh, _ = _slices(middle[is_new], np.zeros(int(is_new.sum()), np.int64), planes)
     slices = np.concatenate((slices, fresh))
     return Body(runs, rows, slices[np.argsort(slices["number"], kind="stable")])
+
+
+def _in_order(tables: Sequence[Table]) -> Table:
+    """Return rows of several tables as one, in order of voxels."""
+    if len(tables) == 1:
+        return tables[0]
+    rows = np.concatenate(tables)
+    return rows[np.argsort(rows["row"], kind="stable")]
 
 
 def _in_window(rows: Ints, shape: tuple[int, int, int], window: Window) -> npt.NDArray[np.bool_]:

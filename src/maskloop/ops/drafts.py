@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskloop.ops.runs import Runs, paired, shared
+from maskloop.ops.runs import Runs, paired, shared, tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +109,7 @@ class Overlap:
         is_label = np.array([self.draft.labels[n] == label for n in wanted.owners.tolist()], bool)
         drawn = wanted.chosen(is_label).drawn(shape, found.window)
         before, after = _counted(found.old, drawn), _counted(found.new, drawn)
-        olds = {n for n in np.unique(found.old).tolist() if n} | set(found.heirs)
+        olds = {*tally(found.old), *found.heirs}
         parts = {numbers[piece]: held for piece, held in after.items()}
         for old in olds:
             outside = self._parts.get(old, Counter()) - before.get(old, Counter())
@@ -133,8 +133,7 @@ class Overlap:
 
 def _counted(numbers: Numbers, drawn: Numbers) -> dict[int, Counter[int]]:
     """Return how many voxels each number shares with each of the draft's objects."""
-    both = (numbers != 0) & (drawn != 0)
     found: dict[int, Counter[int]] = {}
-    for (number, old), count in paired(numbers[both], drawn[both]).items():
+    for (number, old), count in paired(numbers, drawn).items():
         found.setdefault(number, Counter())[old] = count
     return found

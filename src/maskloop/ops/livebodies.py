@@ -11,7 +11,7 @@ import numpy.typing as npt
 from maskloop.ops.bodies import Body, bodies, patched
 from maskloop.ops.measure import objects_of
 from maskloop.ops.rejoin import Joined, rejoined
-from maskloop.ops.runs import Runs, shared
+from maskloop.ops.runs import Runs, shared, tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -187,7 +187,7 @@ class LiveBodies:
     def _settle(self, label: int, found: Joined, moved: _Moved, listener: Listener | None) -> None:
         """Put the objects of one label in the place of those before."""
         shape = self._planes.shape
-        olds = {n for n in np.unique(found.old).tolist() if n} | set(found.heirs)
+        olds = {*tally(found.old), *found.heirs}
         inside = dict(Runs.of(found.new, shape, found.window).by_owner())
         numbers = self._numbered(label, found, inside)
         if listener is not None:
@@ -214,9 +214,9 @@ class LiveBodies:
     def _numbered(self, label: int, found: Joined, inside: Mapping[int, Runs]) -> dict[int, int]:
         """Return the number of each piece: that of the old object it shares most voxels with."""
         counts = found.pairs()
-        held = dict(zip(*np.unique(found.old, return_counts=True), strict=True))
+        held = tally(found.old)
         for old, piece in found.heirs.items():
-            outside = self._living[old].body.voxels - int(held.get(old, 0))
+            outside = self._living[old].body.voxels - held.get(old, 0)
             counts[piece, old] = counts.get((piece, old), 0) + outside
         numbers = _matched(counts)
         for piece in sorted(set(inside) - set(numbers)):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.ops.runs import paired
+from maskloop.ops.runs import paired, tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +44,7 @@ class Joined:
 
     def pairs(self) -> dict[tuple[int, int], int]:
         """Return how many voxels of the window each piece and each old object share."""
-        both = (self.old != 0) & (self.new != 0)
-        return paired(self.new[both], self.old[both])
+        return paired(self.new, self.old)
 
 
 def connected(ids: Numbers) -> Numbers:
@@ -104,9 +103,8 @@ def rejoined(
         old = owners(window)
         inner = _within(near, window)
         is_touched = np.zeros(int(pieces.max()) + 1, dtype=bool)
-        is_touched[np.unique(pieces[inner])] = True
-        is_touched[0] = False
-        touched = {n for n in np.unique(old[inner]).tolist() if n}
+        is_touched[list(tally(pieces[inner]))] = True
+        touched = set(tally(old[inner]))
         leaving = _leaving(pieces, old, window, stack.shape)
         exits: dict[int, int] = {}
         is_settled = True
@@ -149,8 +147,7 @@ def _leaving(
         sides += [-1] if part.stop < length else []
         for side in sides:
             one, other = (np.take(a, side, axis=axis) for a in (pieces, old))
-            both = (one != 0) & (other != 0)
-            found.update(paired(one[both], other[both]))
+            found.update(paired(one, other))
     return found
 
 

@@ -190,20 +190,38 @@ def shared(one: Runs, other: Runs) -> dict[tuple[int, int], int]:
         at = np.searchsorted(runs.starts, edges[:-1], side="right") - 1
         held = runs.owners[at]
         owners.append(np.where((at >= 0) & (edges[:-1] < runs.stops[at]), held, 0))
-    inside = (owners[0] != 0) & (owners[1] != 0)
-    pairs = np.stack(owners)[:, inside]
-    return paired(pairs[0], pairs[1], np.diff(edges)[inside])
+    return paired(owners[0], owners[1], np.diff(edges))
 
 
-def paired(one: Ints, other: Ints, counts: Ints | None = None) -> dict[tuple[int, int], int]:
-    """Return how often (or with which sum of `counts`) each pair of numbers occurs."""
-    if not one.size:
+def tally(numbers: npt.NDArray[Any]) -> dict[int, int]:
+    """Return how many voxels each number above 0 has, ascending."""
+    flat = numbers.reshape(-1)
+    at = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    firsts = np.concatenate((np.zeros(min(1, flat.size), np.int64), at))
+    held, where = np.unique(flat[firsts], return_inverse=True)
+    counts = np.zeros(held.size, dtype=np.int64)
+    np.add.at(counts, where.reshape(-1), np.diff(firsts, append=flat.size))
+    return {n: c for n, c in zip(held.tolist(), counts.tolist(), strict=True) if n}
+
+
+def paired(
+    one: npt.NDArray[Any], other: npt.NDArray[Any], counts: Ints | None = None
+) -> dict[tuple[int, int], int]:
+    """Return how often (or with which sum of `counts`) each pair of numbers above 0 occurs."""
+    one, other = one.reshape(-1), other.reshape(-1)
+    # Neighbours mostly have the same pair: only the first of a row of them is looked at.
+    is_new = np.ones(one.size, dtype=bool)
+    is_new[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    firsts = np.flatnonzero(is_new)
+    if not firsts.size:
         return {}
-    top = int(other.max()) + 1
-    code, at = np.unique(one.astype(np.int64) * top + other, return_inverse=True)
+    times = np.diff(firsts, append=one.size) if counts is None else np.add.reduceat(counts, firsts)
+    held = (one[firsts] != 0) & (other[firsts] != 0)
+    firsts, times = firsts[held], times[held]
+    if not firsts.size:
+        return {}
+    top = int(other[firsts].max()) + 1
+    code, where = np.unique(one[firsts].astype(np.int64) * top + other[firsts], return_inverse=True)
     total = np.zeros(code.size, dtype=np.int64)
-    np.add.at(total, at.reshape(-1), 1 if counts is None else counts)
-    first, second = np.divmod(code, top)
-    return {
-        (a, b): n for a, b, n in zip(first.tolist(), second.tolist(), total.tolist(), strict=True)
-    }
+    np.add.at(total, where.reshape(-1), times)
+    return {divmod(pair, top): n for pair, n in zip(code.tolist(), total.tolist(), strict=True)}
