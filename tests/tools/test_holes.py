@@ -49,6 +49,22 @@ def test_a_tunnel_is_open_in_the_volume_and_closed_in_its_slices():
     assert (found[0] == 0).all()
 
 
+@pytest.mark.parametrize(("axis", "number"), [("z", 0), ("y", 1), ("x", 2)])
+def test_slices_are_closed_across_the_chosen_axis(axis, number):
+    ids = np.zeros((11, 11, 11), np.uint8)
+    ids[2:9, 2:9, 2:9] = 1
+    tunnel = [slice(4, 6)] * 3
+    tunnel[number] = slice(None)
+    ids[tuple(tunnel)] = 0
+    filled = {a: holes(mask_of(ids), label=1, across="slices", axis=a) for a in "zyx"}
+    assert (filled[axis] == 1).sum() == 7**3
+    for other in set("zyx") - {axis}:
+        assert np.array_equal(filled[other], ids)
+    slices = np.moveaxis(ids == 1, number, 0)
+    expected = np.stack([ndimage.binary_fill_holes(part) for part in slices])
+    assert np.array_equal(np.moveaxis(filled[axis] == 1, number, 0), expected)
+
+
 @pytest.mark.parametrize(("largest", "left"), [(0, 0), (19, 28), (20, 27), (539, 27), (540, 0)])
 def test_holes_above_a_volume_in_mm3_stay_open(largest, left):
     found = holes(mask_of(shell()), label=1, largest=largest)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from scipy import ndimage
 
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.tools.smooth import smooth
 
@@ -106,3 +108,36 @@ def test_radius_zero_changes_nothing():
     ids = blob(3, 3)
     for method in METHODS:
         assert np.array_equal(smooth(mask_of(ids), label=1, method=method, radius=0.0), ids)
+
+
+def test_joint_changes_all_unlocked_labels_wherever_they_are_and_opens_no_gap():
+    rng = np.random.default_rng(2)
+    ids = np.zeros((12, 40, 60), np.uint8)
+    ids[2:10, 5:35, 4:24] = 1
+    ids[2:10, 5:35, 24:44] = 2
+    ids[2:10, 5:35, 22:26] = 1 + (rng.random((8, 30, 4)) < 0.5)  # a ragged border between the two
+    ids[4:7, 10:14, 52:56] = 2
+    found = smooth(mask_of(ids), label=1, method="joint", radius=2.0)
+    alone = smooth(mask_of((ids > 0).astype(np.uint8)), label=1, method="gaussian", radius=2.0)
+    assert np.array_equal(found > 0, alone > 0)
+    assert (found[3:9, 9:31, 8:40] > 0).all()
+    border = found[5, 20, 4:44]
+    assert (np.diff(border.astype(int)) != 0).sum() == 1
+    one = smooth(mask_of(ids), label=1, method="gaussian", radius=2.0)
+    assert np.array_equal(one == 2, ids == 2)
+
+
+def test_joint_is_the_gaussian_where_there_is_one_label():
+    ids = blob(5, 3)
+    one, two = (smooth(mask_of(ids), label=1, method=m, radius=2.0) for m in ("joint", "gaussian"))
+    assert np.array_equal(one, two)
+
+
+def test_joint_leaves_locked_labels():
+    ids = blob(5, 3)
+    ids[ids > 0] = 1 + (np.indices(ids.shape)[2][ids > 0] > 14)
+    mask = mask_of(ids)
+    locked = LabelTable([Label(1, "liver"), Label(2, "vessel", locked=True)])
+    found = smooth(replace(mask, labels=locked), label=1, method="joint", radius=2.0)
+    assert np.array_equal(found == 2, ids == 2)
+    assert not np.array_equal(found, ids)

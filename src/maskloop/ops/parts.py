@@ -85,9 +85,7 @@ def _marked(region: Region, marks: Iterable[Sequence[float]]) -> npt.NDArray[np.
     found = np.zeros(region.shape, dtype=np.int32)
     for number, mark in enumerate(marks, start=1):
         index = tuple(round(v) for v in mark)
-        is_within = len(index) == region.ndim and all(
-            0 <= i < n for i, n in zip(index, region.shape, strict=True)
-        )
+        is_within = all(0 <= i < n for i, n in zip(index, region.shape, strict=True))
         if not is_within or not region[index]:
             msg = (
                 "expected each point of split on the label, got one beside it; point at the "

@@ -176,8 +176,8 @@ def _source(
         shape = components.piece_at(shape, index) if is_on_it else shape & False
     if not shape.any():
         msg = (
-            f"expected the point of copy_slice on a {what} that holds the label, got slice "
-            f"{start}; point at another one"
+            f"expected the point of copy_slice on a {what} that holds the label, got one beside "
+            "it; point at another one"
         )
         raise InputError(msg)
     return start, shape

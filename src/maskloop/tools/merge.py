@@ -91,22 +91,24 @@ def merge(
     box = regions.hull([boxes[0], boxes[1]])
     part = ids[box]
     own, theirs = part == label, part == second
-    away = regions.distance(own, spacing) if touching or gap > 0 else None
-    if touching and away is not None:
-        theirs = _near(theirs, away, gap, spacing)
-    if gap > 0 and away is not None:
+    away = regions.distance(own, spacing) if gap > 0 else None
+    if touching:
+        theirs = _meeting(theirs, own, None if away is None else away <= gap)
+    if away is not None:
         bridge = away + regions.distance(theirs, spacing) <= gap
         part[bridge & (part == 0)] = label
     part[theirs] = label
     return ids
 
 
-def _near(
-    region: regions.Region, away: npt.NDArray[np.float32], gap: float, spacing: tuple[float, ...]
+def _meeting(
+    region: regions.Region, own: regions.Region, near: npt.NDArray[np.bool_] | None
 ) -> npt.NDArray[np.bool_]:
-    """Return the pieces that come within the gap, or as close as the corner of a voxel."""
+    """Return the pieces of a region that touch `own`, corners included, or reach into `near`."""
+    from scipy import ndimage
+
     pieces, count = components.label(region)
-    corner = float(np.linalg.norm(spacing)) * (1 + 1e-6)
-    is_near = np.zeros(count + 1, dtype=bool)
-    is_near[pieces[region & (away <= max(gap, corner))]] = True
-    return np.asarray(is_near[pieces])
+    meets = ndimage.binary_dilation(own, np.ones((3,) * own.ndim))
+    is_kept = np.zeros(count + 1, dtype=bool)
+    is_kept[pieces[region & (meets if near is None else meets | near)]] = True
+    return np.asarray(is_kept[pieces])

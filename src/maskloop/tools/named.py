@@ -61,9 +61,7 @@ def pieces_at(
     connectivity = components.neighbours(touching, region.ndim)
     for point in points:
         index = tuple(round(v) for v in point)
-        is_within = len(index) == region.ndim and all(
-            0 <= i < n for i, n in zip(index, region.shape, strict=True)
-        )
+        is_within = all(0 <= i < n for i, n in zip(index, region.shape, strict=True))
         if not is_within or not region[index]:
             msg = (
                 f"expected the points of {of} on the label, got one beside it; point at its voxels"
