@@ -11,6 +11,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QSizePolicy
 
 from maskloop.gui.layers import bare
+from maskloop.gui.placement import GHOST
 
 is_alive: Callable[[object], bool] = compat.isalive
 
@@ -86,7 +87,8 @@ class LayerChoice(QComboBox):
             return
         chosen = self.layer
         layers = [bare(layer) for layer in self._viewer.layers]
-        found = [layer for layer in reversed(layers) if type(layer).__name__ == self._kind]
+        shown = [layer for layer in reversed(layers) if GHOST not in layer.metadata]
+        found = [layer for layer in shown if type(layer).__name__ == self._kind]
         before = self.blockSignals(True)
         self.clear()
         self._layers = [weakref.ref(layer) for layer in found]

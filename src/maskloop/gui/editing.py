@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from maskloop.core.edits import Edit
 from maskloop.core.errors import MaskloopError
 from maskloop.core.mask import Mask
 from maskloop.gui import layers, parents
-from maskloop.gui.keeper import Keeper
+from maskloop.gui.keeper import Keeper, around
 from maskloop.gui.layer_editor import LARGE, LayerEditor, refusal_of
 from maskloop.gui.ondisk import free_name
 from maskloop.gui.strokes import Stroke
@@ -117,9 +118,7 @@ class Editors(QObject):
             return
         layer = editor.layer
         array = layer.data if array is None else array
-        image = parents.image_behind(layer, [layers.bare(x) for x in self.viewer.layers])
-        source = source_of(layer, image)
-        key: Key = source or ("image" if image is not None else "labels", id(image or layer))
+        image, source, key = self._home(layer)
         table = layers.table_of(layer)
         keeper = self._keepers.get(key)
         is_first = keeper is None
@@ -148,6 +147,18 @@ class Editors(QObject):
 
         for work, done in ((lambda: editor.start(array, table), take), (begin, begun)):
             keeper.turns.add(_beside(work, done, array.size > LARGE))
+
+    def _home(self, layer: layers.Layer) -> tuple[Any, Path | None, Key]:  # Any: a napari layer
+        """Return a layer's image, the image's file, and what its case goes by."""
+        image = parents.image_behind(layer, [layers.bare(x) for x in self.viewer.layers])
+        source = source_of(layer, image)
+        owner = layer if image is None else image
+        return image, source, source or ("image" if image is not None else "labels", id(owner))
+
+    def is_barred(self, editor: LayerEditor) -> bool:
+        """Whether the case of the layer's image is open for reading only."""
+        keeper = self._keepers.get(self._home(editor.layer)[2])
+        return keeper is not None and keeper.is_open and keeper.case.is_read_only
 
     def suffix_of(self, editor: LayerEditor) -> str:
         """Return what a layer is called beside its image."""
@@ -240,6 +251,40 @@ class Editors(QObject):
             self.say(str(found), "error")
         elif found.refused is not None:
             self.refused.emit(editor, found)
+
+    def insist(self, editor: LayerEditor, change: Change) -> None:
+        """Make a step again, as one step, that may change what a person painted."""
+        edit, refused = change.edit, change.refused
+        if refused is None or editor.layer is None:
+            return
+        editor.flush()
+        case, name = editor.case, editor.mask_name
+        by_hand = refused.region & case.hand(refused.box, mask=name)
+        box = around([refused.box, edit.box]) if edit.voxels else refused.box
+        data, table = case.masks[name].data, case.masks[name].labels
+        wanted = data[box].astype(np.promote_types(data.dtype, refused.wanted.dtype))
+        inner = tuple(
+            slice(part.start - out.start, part.stop - out.start)
+            for part, out in zip(refused.box, box, strict=True)
+        )
+        wanted[inner][by_hand] = refused.wanted[by_hand]
+        last = case.history.last
+        try:
+            if last is not None and replace(last, time=edit.time) == edit:
+                editor.keeper.walk("undo")
+            editor.change(
+                wanted,
+                box,
+                labels=table,
+                tool=edit.tool,
+                words=f"{edit.words}, hand-painted voxels too",
+                kind=edit.kind,
+                author=edit.author,
+                about=edit.about,
+                over_hand=True,
+            )
+        except MaskloopError as error:
+            self.say(str(error), "error")
 
     def outside(self, editor: LayerEditor, stroke: Stroke) -> Region | None:
         """Return which voxels of a stroke's box lie outside the limits; None without limits."""

@@ -18,7 +18,7 @@ from maskloop.core.geometry import Box
 from maskloop.gui.turns import Slow, Turns
 
 if TYPE_CHECKING:
-    from maskloop.gui.editing import LayerEditor
+    from maskloop.gui.layer_editor import LayerEditor
 
 FAR = 20  # steps; a longer walk through the history is made beside the window
 
@@ -137,7 +137,7 @@ class Keeper(QObject):
         for name in tables & self.editors.keys():
             self.editors[name].show_table()
         for name in boxes.keys() & self.editors.keys():
-            self.editors[name].show(_around(boxes[name]))
+            self.editors[name].show(around(boxes[name]))
         for step in steps:
             self.stepped.emit(step)
         if steps:
@@ -171,7 +171,7 @@ class Keeper(QObject):
             self._case.close()
 
 
-def _around(boxes: list[Box]) -> Box:
+def around(boxes: list[Box]) -> Box:
     """Return the box that holds all of these."""
     return tuple(
         slice(min(part.start for part in parts), max(part.stop for part in parts))

@@ -265,8 +265,8 @@ class Keeping(QObject):
                 )
                 if not case.is_read_only:
                     moved_to(case, found, memory)
-            except MaskloopError as error:
-                return error
+            except (MaskloopError, OSError) as error:
+                return MaskloopError(str(error))
             return case
 
         def done(case: Case | MaskloopError) -> None:
@@ -292,11 +292,16 @@ class Keeping(QObject):
 
     def _move(self, keeper: Keeper, found: Snapshot, memory: Case, case: Case) -> None:
         def swap() -> None:
-            catch_up(case, found, memory)
+            keeper.is_settling = False
+            try:
+                catch_up(case, found, memory)
+            except MaskloopError as error:
+                case.close()
+                self._note(keeper, str(error))
+                return
             case.active = memory.active
             case.review = memory.review
             case.review.folder, case.review.is_read_only = case.folder, False
-            keeper.is_settling = False
             keeper.case = case
 
         keeper.turns.add(swap)

@@ -1,4 +1,4 @@
-"""The class table: names, colours, visibility; a click chooses the label to paint with."""
+"""The class table: names, colours, visibility, locks; a click chooses what to paint with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QColor, QIcon, QKeyEvent, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 from maskloop.core.labels import Label, LabelTable
 from maskloop.gui import layers
 
-COLOUR, ID, NAME, SHOWN = range(4)
+COLOUR, ID, NAME, SHOWN, LOCK = range(5)
 MOST_ROWS = 300
 
 
@@ -30,13 +30,16 @@ class LabelTableView(QTableWidget):
     -------
     followed()
         The layer's selected label is another one.
+    edited(object, str)
+        The table that the person wants, and what that step is called.
     """
 
     followed = Signal()
+    edited = Signal(object, str)
 
     def __init__(self) -> None:
-        super().__init__(0, 4)
-        self.setHorizontalHeaderLabels(["", "Id", "Name", "Shown"])
+        super().__init__(0, 5)
+        self.setHorizontalHeaderLabels(["", "Id", "Name", "Shown", "Lock"])
         self.verticalHeader().hide()
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -97,11 +100,25 @@ class LabelTableView(QTableWidget):
         name.setFlags(fixed | Qt.ItemFlag.ItemIsEditable)
         score = f", score {row.score:.2f}" if row.score is not None else ""
         name.setToolTip(f"{row.category or 'class'}{score}; double-click to rename.")
-        shown = QTableWidgetItem()
-        shown.setFlags(fixed | Qt.ItemFlag.ItemIsUserCheckable)
-        shown.setCheckState(Qt.CheckState.Checked if row.visible else Qt.CheckState.Unchecked)
-        for column, item in enumerate((colour, number_item, name, shown)):
+        shown = _tick(row.visible, "Whether the picture shows this label.")
+        lock = _tick(row.locked, "Locked: no stroke, tool or model changes its voxels.")
+        for column, item in enumerate((colour, number_item, name, shown, lock)):
             self.setItem(number, column, item)
+
+    def choose_row(self, number: int) -> bool:
+        """Choose the label of a row, counted from 0, to paint with; return whether there is one."""
+        if self.layer is None or not 0 <= number < self.rowCount():
+            return False
+        self.layer.selected_label = self._id(number)
+        return True
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Let digits choose rows."""
+        digit = event.text()
+        if digit in "123456789" and digit and self.choose_row(int(digit) - 1):
+            event.accept()
+            return
+        super().keyPressEvent(event)
 
     def _id(self, row: int) -> int:
         item = self.item(row, ID)
@@ -126,14 +143,17 @@ class LabelTableView(QTableWidget):
 
     def _edit(self, item: QTableWidgetItem) -> None:
         layer = self.layer
-        if layer is None or item.column() not in (NAME, SHOWN):
+        if layer is None or item.column() not in (NAME, SHOWN, LOCK):
             return
         row = layers.table_of(layer)[self._id(item.row())]
+        is_on = item.checkState() == Qt.CheckState.Checked
         if item.column() == NAME:
-            changed = replace(row, name=item.text().strip() or row.name)
+            name = item.text().strip() or row.name
+            self._put(replace(row, name=name), f"rename {row.name} to {name}")
+        elif item.column() == SHOWN:
+            self._put(replace(row, visible=is_on), f"{'show' if is_on else 'hide'} {row.name}")
         else:
-            changed = replace(row, visible=item.checkState() == Qt.CheckState.Checked)
-        self._put(changed)
+            self._put(replace(row, locked=is_on), f"{'lock' if is_on else 'unlock'} {row.name}")
 
     def _recolour(self, row: int, column: int) -> None:
         layer = self.layer
@@ -142,8 +162,20 @@ class LabelTableView(QTableWidget):
         label = layers.table_of(layer)[self._id(row)]
         colour = QColorDialog.getColor(QColor(label.colour), self, f"Colour of {label.name}")
         if colour.isValid():
-            self._put(replace(label, colour=colour.name()))
+            self._put(replace(label, colour=colour.name()), f"recolour {label.name}")
 
-    def _put(self, label: Label) -> None:
-        layers.set_table(self.layer, layers.table_of(self.layer).with_rows([label]))
+    def _put(self, label: Label, words: str) -> None:
+        table = layers.table_of(self.layer)
+        if table[label.id] != label:
+            self.edited.emit(table.with_rows([label]), words)
         self.refill()
+
+
+def _tick(is_on: bool, tip: str) -> QTableWidgetItem:
+    item = QTableWidgetItem()
+    item.setFlags(
+        Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable
+    )
+    item.setCheckState(Qt.CheckState.Checked if is_on else Qt.CheckState.Unchecked)
+    item.setToolTip(tip)
+    return item

@@ -59,6 +59,7 @@ class LayerEditor:
         self._waiting: list[Stroke] = []  # no steps yet, the new ones among them
         self._is_own = False
         self._was_slow = False
+        self._is_replaced = False  # by an array that is not compared yet
         self._is_named = False
         layer.events.paint.connect(self._painted)
         layer.events.data.connect(self._replaced)
@@ -86,6 +87,11 @@ class LayerEditor:
     def is_open(self) -> bool:
         """Whether the layer has a case; none is made for one that is only looked at."""
         return self._keeper is not None
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether the case of the layer's image is open for reading only."""
+        return self._editors.is_barred(self)
 
     @property
     def case(self) -> Case:
@@ -207,7 +213,9 @@ class LayerEditor:
             self._editors.drop(self)
             return
         old, self._array = self._array, layer.data
+        self._is_replaced = True
         self._editors.open(self, old)
+        self.take_strokes()
         self.keeper.turns.add(self._keep_all)
 
     # Opening
@@ -235,7 +243,7 @@ class LayerEditor:
         layer = self.layer
         if layer is None:
             return None
-        is_alone = self._waiting == [stroke] and not self._was_slow
+        is_alone = self._waiting == [stroke] and not (self._was_slow or self._is_replaced)
         shown = self.place.shown(self.case.masks[self.mask_name].data)[stroke.box]
         if is_alone:
             wanted = layer.data[stroke.box]  # with whatever else was written there since
@@ -301,6 +309,7 @@ class LayerEditor:
             return box, self._change(np.array(array[box]), box, "replace", "replaced")
 
         def end(found: tuple[Box, Change | MaskloopError] | None) -> None:
+            self._is_replaced = False
             self.keeper.deliver()
             self._forget()
             if found is not None:
@@ -331,7 +340,7 @@ class LayerEditor:
     def show(self, box: Box) -> None:
         """Write a box of the case, on the true grid, into the layer."""
         layer = self.layer
-        if layer is None:
+        if layer is None or self._is_replaced:
             return
         data = self.case.masks[self.mask_name].data
         self._make_room(layer, data[box])

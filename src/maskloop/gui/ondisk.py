@@ -94,6 +94,11 @@ def moved_to(case: Case, snapshot: Snapshot, memory: Case) -> None:
 
 def catch_up(case: Case, snapshot: Snapshot, memory: Case) -> None:
     """Bring a case from where the snapshot was to where the case in memory is now."""
+    fresh = [name for name in memory.masks if name not in case.masks]
+    if fresh:
+        starts = snapshot_of(memory).starts
+        for name in fresh:
+            case.add_mask(name, starts[name])
     now = tuple(memory.history)
     same = 0
     for old, new in zip(snapshot.edits, now, strict=False):

@@ -21,6 +21,7 @@ from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 
 KEY = "maskloop"
+GHOST = "maskloop ghost"  # marks layers of ours that are only looked at
 # Superior, posterior, left: right-handed, so that napari's 3D view is no mirror image.
 SHOWN = "SPL"
 _Pixels = npt.NDArray[Any]  # Any: pixel types are chosen at run time

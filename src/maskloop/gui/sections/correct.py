@@ -1,178 +1,74 @@
-"""Correct: the class table, and tools that change the selected label in one undoable step."""
+"""Correct: classes, brush, tools, and one history over everything that is done to an image."""
 
 from __future__ import annotations
 
-import queue
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
+from qtpy.QtWidgets import QFileDialog, QPushButton, QToolButton, QWidget
 
-from maskloop.core.errors import MaskloopError
-from maskloop.core.job import Job
-from maskloop.core.labels import Label, LabelTable
-from maskloop.core.mask import Mask
+from maskloop.core.case import Change
+from maskloop.core.labels import LabelTable
 from maskloop.gui import layers, parents
-from maskloop.gui.choices import slim
-from maskloop.gui.forms import Form
-from maskloop.gui.host import Host, setting
-from maskloop.gui.journal import Journals
-from maskloop.gui.label_table import MOST_ROWS, LabelTableView
-from maskloop.gui.section import Section, tipped, words
+from maskloop.gui.banner import Banner, Refusal
+from maskloop.gui.brush import BrushBar
+from maskloop.gui.choices import is_alive
+from maskloop.gui.classes import Classes
+from maskloop.gui.editing import source_of
+from maskloop.gui.ghost import Ghost
+from maskloop.gui.history_view import HistoryView
+from maskloop.gui.host import Host, set_setting
+from maskloop.gui.layer_editor import LayerEditor, refusal_of
+from maskloop.gui.ondisk import Found
+from maskloop.gui.section import Section, beside, tipped, words
 from maskloop.gui.tips import TIPS
+from maskloop.gui.toolbox import ToolBox
+
+_HISTORY_HIGH = 170
 
 
 class CorrectSection(Section):
-    """Classes and tools of the chosen labels layer."""
+    """Everything about the chosen labels layer and the case of its image."""
 
     def __init__(self, host: Host) -> None:
         super().__init__("Correct")
         self._host = host
+        self._refused: tuple[LayerEditor, Change] | None = None
+        self.ghost = Ghost(host.viewer)
         self.new = tipped(QPushButton("New"), TIPS["new_labels"])
-        self.form().addRow("Labels", host.labels)
-        self.table = tipped(LabelTableView(), TIPS["table"])
-        self.table.setMinimumHeight(110)
-        self.table.setMaximumHeight(170)
-        self.rows.addWidget(self.table)
-        self.more = words()
-        self.rows.addWidget(self.more)
-        self.add_label = tipped(QPushButton("Add class"), TIPS["add_label"])
-        self.scan = tipped(QPushButton("List ids"), TIPS["scan_labels"])
-        self.recover = tipped(QPushButton("Recover earlier corrections"), TIPS["recover"])
-        self.add(self.new, self.add_label, self.scan)
-        self.rows.addWidget(self.recover)
-        self.tool = tipped(slim(QComboBox()), TIPS["tool"])
-        self.target = QLabel()
-        form = self.form()
-        form.addRow("Tool", self.tool)
-        form.addRow("On label", self.target)
-        self.options = Form(())
-        self.rows.addWidget(self.options)
+        self.new.setMaximumWidth(52)
+        self.form().addRow("Labels", beside(host.labels, self.new))
+        self.banner = tipped(Banner(), TIPS["continue_case"])
         self.reason = words()
         self.reason.setStyleSheet("color: #ffcf66; background: transparent;")
-        self.rows.addWidget(self.reason)
-        self.apply = tipped(QPushButton("Apply"), TIPS["apply"])
-        self.apply.setObjectName("maskloop_main")
+        self.classes = Classes(host)
+        self.table = self.classes.table
+        self.brush = BrushBar(host)
+        self.toolbox = ToolBox(host)
+        self.refusal = Refusal()
         self.undo = tipped(QPushButton("Undo"), TIPS["undo"])
         self.redo = tipped(QPushButton("Redo"), TIPS["redo"])
-        self.add(self.apply, self.undo, self.redo)
-        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.journals = Journals(self._news.put)
-        self._clock = QTimer(self)
-        self._clock.setInterval(500)
-        self._clock.timeout.connect(self._tell_news)
-        self._fill_tools()
+        self.show_history = tipped(QToolButton(), TIPS["show_history"])
+        self.show_history.setText("History")
+        self.show_history.setCheckable(True)
+        self.history = tipped(HistoryView(), TIPS["history"])
+        self.history.setFixedHeight(_HISTORY_HIGH)
+        self.history.hide()
+        self.kept = words()
+        self.choose_workspace = tipped(QPushButton("Choose a workspace..."), TIPS["workspace"])
+        self.choose_workspace.hide()
+        self._place(self.banner, self.reason, self.classes)
+        self.add(self.undo, self.redo, self.show_history)
+        self._place(self.refusal, self.history)
+        self.form().addRow("Brush", self.brush)
+        self._place(self.toolbox, self.kept, self.choose_workspace)
         self._connect()
         self._labels_changed()
 
-    def start(self) -> None:
-        """Run the chosen tool on the selected label."""
-        layer = self._host.labels.layer
-        if layer is None or self._problem():
-            return
-        tool, values = self.tool.currentText(), self.options.values()
-        label = int(layer.selected_label)
-        behind = parents.image_behind(layer, list(self._host.viewer.layers))
-        try:
-            seen = layers.capture_labels(layer, behind)
-        except MaskloopError as error:
-            self._host.say(str(error), "error")
-            return
-        is_grey = behind is not None and not behind.rgb
-        pixels = layers.capture(behind) if is_grey else None
-        author = str(setting("author", ""))
-
-        def work(job: Job) -> Any:  # Any: a Correction; its type would import the loop
-            from maskloop.loop.correct import correct
-
-            image = pixels.image() if pixels is not None else None
-            return correct(
-                seen.mask(),
-                tool,
-                image=image,
-                label=label,
-                parameters=values,
-                author=author,
-                job=job,
-            )
-
-        self._host.start(work, tool, lambda found: self._show(layer, seen, found))
-
-    def recover_case(self) -> None:
-        """Open what the journal beside the image leads to as a labels layer."""
-        folder = self._case_folder()
-        if folder is None:
-            return
-
-        def work(job: Job) -> Any:  # Any: a Mask
-            from maskloop.desk.cases import replay
-
-            return replay(folder)
-
-        self._host.start(work, f"Recovering {folder.name}", self._show_recovered)
-
-    def release(self) -> None:
-        """Stop listening to the layer; write what is pending."""
-        self.journals.close()
-        self.table.release()
-
-    def _show(self, layer: Any, seen: layers.LabelsCapture, found: Any) -> None:  # Any: untyped
-        if not any(layers.bare(x) is layer for x in self._host.viewer.layers):
-            self._host.say(
-                "The labels layer was deleted meanwhile; nothing was changed.", "warning"
-            )
-            return
-        if not layers.holds(layer, found.mask.labels):
-            self._host.say(f"{layer.name} ({layer.data.dtype}) has no room for more ids.", "error")
-            return
-        layers.set_table(layer, found.mask.labels)
-        changed = layers.apply_ids(layer, found.mask.data, since=seen.ids)
-        self.table.refill()
-        text = f"{found.edit.words}: {changed:,} voxels changed. {' '.join(found.notes)}"
-        self._host.say(text.strip(), "good" if changed else "warning")
-
-    def _fill_tools(self) -> None:
-        from maskloop.desk.catalogue import list_tools
-
-        for row in list_tools():
-            if row["state"] == "present":
-                self.tool.addItem(row["name"])
-        self.tool.setCurrentIndex(0)
-        self._tool_changed()
-
-    def _tool_changed(self) -> None:
-        from maskloop.desk.catalogue import list_tools, tool_parameters
-
-        name = self.tool.currentText()
-        summary = next((row["summary"] for row in list_tools() if row["name"] == name), "")
-        self.tool.setToolTip(f"{TIPS['tool']}\n{name}: {summary}" if name else TIPS["tool"])
-        old = self.options
-        self.options = Form(tool_parameters(name) if name else ())
-        self.rows.replaceWidget(old, self.options)
-        old.hide()
-        old.deleteLater()
-
-    def _connect(self) -> None:
-        self.tool.currentIndexChanged.connect(lambda _: self._tool_changed())
-        self.apply.clicked.connect(self.start)
-        self.undo.clicked.connect(lambda: self._step("undo"))
-        self.redo.clicked.connect(lambda: self._step("redo"))
-        self.new.clicked.connect(self.make_labels)
-        self.add_label.clicked.connect(self.add_class)
-        self.scan.clicked.connect(self.list_ids)
-        self.recover.clicked.connect(self.recover_case)
-        self.table.itemSelectionChanged.connect(self._check)
-        self.table.followed.connect(self._check)
-        self._host.labels.changed.connect(self._labels_changed)
-        self._host.image.changed.connect(self._check)
-        self._host.busy.connect(lambda _: self._busy_changed())
-
-    def _busy_changed(self) -> None:
-        # A prediction may have brought new classes.
-        if not self._host.is_busy:
-            self.table.refill()
-        self._check()
+    @property
+    def editor(self) -> LayerEditor | None:
+        """The editor of the chosen layer, or None where it can have none."""
+        return self._host.editors.of(self._host.labels.layer)
 
     def make_labels(self) -> None:
         """Add an empty labels layer on the chosen image."""
@@ -185,98 +81,192 @@ class CorrectSection(Section):
         added = self._host.viewer.add_layer(Layer.create(*data))
         self._host.labels.choose(added)
 
-    def add_class(self) -> None:
-        """Add a class with the next free id and choose it for painting."""
-        layer = self._host.labels.layer
-        if layer is None:
-            return
-        table = layers.table_of(layer)
-        number = max(table, default=0) + 1
-        if number > layers.highest_id(layer):
-            self._host.say(f"{layer.name} ({layer.data.dtype}) has no room for more ids.", "error")
-            return
-        like = next(iter(table.values()), None)
-        category = like.category if like is not None else None
-        row = Label(number, f"{category or 'label'} {number}", category=category)
-        layers.set_table(layer, table.with_rows([row]))
-        layer.selected_label = number
-        self.table.refill()
+    def step(self, word: str) -> None:
+        """Undo or redo the last step of the case of the chosen layer."""
+        layer, editor = self._host.labels.layer, self.editor
+        if editor is not None:
+            editor.undo() if word == "undo" else editor.redo()
+        elif layer is not None:
+            layer.undo() if word == "undo" else layer.redo()
 
-    def list_ids(self) -> None:
-        """Give every id that occurs a row."""
-        layer = self._host.labels.layer
-        if layer is not None:
-            try:
-                layers.set_table(layer, layers.table_with_present(layer))
-            except MaskloopError as error:
-                self._host.say(str(error), "error")
-            self.table.refill()
-            self._check()
+    def insist(self) -> None:
+        """Let the last step change what a person painted, too."""
+        if self._refused is not None:
+            editor, change = self._refused
+            self._forget_refused()
+            self._host.editors.insist(editor, change)
 
-    def _step(self, word: str) -> None:
-        layer = self._host.labels.layer
-        if layer is not None:
-            getattr(self.journals.of(layer) or layer, word)()
+    def go_on(self, found: Found) -> None:
+        """Open the earlier case of the image, its masks as layers."""
+        image = self._image_of(found.source)
+        if image is None:
+            return
+        keeping = self._host.keeping
+
+        def show(opened: Any) -> None:  # Any: a Case and layer data
+            shown = keeping.go_on(found, *opened)
+            self._host.labels.choose(shown[0])
+            case = opened[0]
+            told = "; ".join(case.notices) or "as it was left, bit for bit"
+            kind = "warning" if case.notices else "good"
+            self._host.say(f"{image.name}: {len(case.history):,} steps, {told}.", kind)
+
+        title = f"Opening the corrections of {image.name}"
+        self._host.start(lambda job: keeping.open(found, image, job=job), title, show)
+
+    def start_afresh(self, found: Found) -> None:
+        """Put the earlier case aside and begin a new one at the next step."""
+        try:
+            aside = self._host.keeping.start_afresh(found)
+        except OSError as error:
+            self._host.say(f"The case could not be renamed: {error.strerror}.", "error")
+            return
+        self._host.say(f"The earlier case is kept as {aside.name}.", "good")
+
+    def ask_workspace(self) -> None:
+        """Let the person choose where cases go whose image's folder is no place for them."""
+        name = QFileDialog.getExistingDirectory(self, "Choose a workspace for cases")
+        if name:
+            self.use_workspace(Path(name))
+
+    def use_workspace(self, folder: Path) -> None:
+        """Remember a workspace in the preferences and move the cases of this window there."""
+        set_setting("workspace", str(folder))
+        self._host.keeping.try_again()
+
+    def release(self) -> None:
+        """Stop listening to the layer."""
+        self.classes.release()
+        self.brush.release()
+        self.toolbox.release()
+
+    def _place(self, *widgets: QWidget) -> None:
+        for widget in widgets:
+            self.rows.addWidget(widget)
+
+    def _connect(self) -> None:
+        host = self._host
+        self.undo.clicked.connect(lambda: self.step("undo"))
+        self.redo.clicked.connect(lambda: self.step("redo"))
+        self.new.clicked.connect(self.make_labels)
+        self.show_history.toggled.connect(self._toggle_history)
+        self.history.chosen.connect(self._go_to)
+        self.banner.go_on.connect(self.go_on)
+        self.banner.start_afresh.connect(self.start_afresh)
+        self.choose_workspace.clicked.connect(self.ask_workspace)
+        self.refusal.insisted.connect(self.insist)
+        self.refusal.dismissed.connect(self._forget_refused)
+        host.editors.changed.connect(self._case_changed)
+        host.editors.stepped.connect(self._stepped)
+        host.editors.refused.connect(self._tell_refused)
+        host.keeping.changed.connect(self._check)
+        host.labels.changed.connect(self._labels_changed)
+        host.image.changed.connect(self._image_changed)
+        host.busy.connect(self._busy_changed)
+
+    def _busy_changed(self, is_busy: bool) -> None:
+        if not is_busy:
+            self.classes.refresh()
+        self._check()
 
     def _labels_changed(self) -> None:
         layer = self._host.labels.layer
         others = [layers.bare(x) for x in self._host.viewer.layers]
         if layer is not None:
             parents.adopt(layer, others)
-        self.table.show_layer(layer)
-        if layer is not None and setting("journal", True):
-            author = str(setting("author", ""))
-            if self.journals.begin(layer, others, author=author) is not None:
-                self._clock.start()
+        editor = self.editor  # listens to the layer from now on
+        if editor is not None:
+            self._host.keeping.look(source_of(layer, parents.image_behind(layer, others)))
+            if not editor.is_open and editor.is_barred:
+                layer.editable = False
+        self.classes.show_layer(layer)
+        self._show_history()
         self._check()
 
-    def _tell_news(self) -> None:
-        while not self._news.empty():
-            self._host.say(self._news.get(), "warning")
+    def _image_changed(self) -> None:
+        self._host.keeping.look(self._source())
+        self._check()
 
-    def _show_recovered(self, mask: Mask) -> None:
-        from napari.layers import Layer
+    def _case_changed(self, keeper: object) -> None:
+        editor = self.editor
+        if editor is not None and editor.is_open and editor.keeper is keeper:
+            self._show_history()
+        self._check()
 
-        image = self._host.image.layer
-        name = f"{image.name if image is not None else mask.name}_recovered"
-        self._host.viewer.add_layer(Layer.create(*layers.mask_layer(mask, name=name)))
-        self._host.say(f"{name}: as the journal beside the image has it.", "good")
+    def _stepped(self, keeper: object, step: Any) -> None:  # Any: a Step
+        self._forget_refused()
+        if step.edit.rows_before or step.edit.rows_after:
+            self.classes.refresh()
 
-    def _case_folder(self) -> Path | None:
-        from maskloop.desk.cases import case_folder
+    def _tell_refused(self, editor: LayerEditor, change: Change) -> None:
+        if change.refused is None:
+            return
+        self._refused = (editor, change)
+        self.ghost.show(editor, change.refused)
+        can_insist = bool(change.refused.by_hand)
+        self.refusal.tell(f"{change.refused.words}.", can_insist=can_insist)
 
-        image = self._host.image.layer
+    def _forget_refused(self) -> None:
+        self._refused = None
+        self.ghost.clear()
+        self.refusal.hide()
+
+    def _toggle_history(self, is_shown: bool) -> None:
+        self.history.setVisible(is_shown)
+        self._show_history()
+
+    def _show_history(self) -> None:
+        editor = self.editor
+        is_open = editor is not None and editor.is_open and editor.keeper.is_open
+        case = editor.case if is_open and editor is not None else None
+        self.history.show_history(case.history if case is not None else None)
+        self.undo.setEnabled(case is None or case.history.can_undo)
+        self.redo.setEnabled(case is not None and case.history.can_redo)
+
+    def _go_to(self, position: int) -> None:
+        if self.editor is not None:
+            self.editor.go_to(position)
+
+    def _source(self) -> Path | None:
+        """Return the file of the image that the chosen labels, or else the image, came from."""
+        layer = self._host.labels.layer
+        others = [layers.bare(x) for x in self._host.viewer.layers]
+        image = parents.image_behind(layer, others) if layer is not None else None
+        image = image if image is not None else self._host.image.layer
         source = layers.placement_of(image).source if image is not None else None
-        folder = case_folder(source) if source is not None else None
-        return folder if folder is not None and folder.is_dir() else None
+        return source.resolve() if source is not None and source.exists() else None
+
+    def _image_of(self, source: Path) -> Any:  # Any: a napari layer
+        for layer in self._host.viewer.layers:
+            known = layers.placement_of(layer).source
+            is_image = type(layers.bare(layer)).__name__ == "Image"
+            if is_image and known is not None and known.resolve() == source:
+                return layers.bare(layer)
+        return None
 
     def _problem(self) -> str:
         layer = self._host.labels.layer
-        if self._host.is_busy:
-            return "Something is running; stop it or wait."
         if layer is None:
             return "Predict, open a mask, or press New."
-        if layer.multiscale:
-            return f"{layer.name} is multiscale; napari cannot edit it."
-        if layer.selected_label == 0:
-            return "Select a label in the table; background cannot be corrected."
-        return ""
+        if not layer.editable and not layer.multiscale:
+            return f"{layer.name} is open for reading only."
+        return refusal_of(layer)
 
     def _check(self) -> None:
-        layer = self._host.labels.layer
+        if not is_alive(self):
+            return
+        host, layer = self._host, self._host.labels.layer
         problem = self._problem()
         self.reason.setText(problem)
         self.reason.setVisible(bool(problem))
-        self.apply.setEnabled(not problem)
-        self.apply.setToolTip(problem or TIPS["apply"])
-        for button in (self.undo, self.redo, self.add_label, self.scan):
-            button.setEnabled(layer is not None)
-        self.recover.setVisible(self._case_folder() is not None)
-        self.new.setEnabled(self._host.image.layer is not None)
-        table = LabelTable() if layer is None else layers.table_of(layer)
-        number = 0 if layer is None else int(layer.selected_label)
-        name = table[number].name if number in table else f"label {number}"
-        self.target.setText(name if number else "none")
-        hidden = len(table) - MOST_ROWS
-        self.more.setText(f"{hidden} more rows are not listed." if hidden > 0 else "")
-        self.more.setVisible(hidden > 0)
+        source = self._source()
+        self.banner.ask(host.keeping.asked(source), is_busy=host.is_busy)
+        text, must_act = host.keeping.words_for(source)
+        self.kept.setText(text if host.image.layer is not None or layer is not None else "")
+        colour = "#ffcf66" if must_act else "#9aa0aa"
+        self.kept.setStyleSheet(f"color: {colour}; background: transparent;")
+        self.choose_workspace.setVisible(must_act and "workspace" in text)
+        self.new.setEnabled(host.image.layer is not None)
+        self.brush.setEnabled(layer is not None and bool(layer.editable))
+        if layer is None:
+            self.undo.setEnabled(False)
