@@ -18,6 +18,7 @@ from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.gui import layers
 from maskloop.gui.marks import jump
+from maskloop.gui.pickers import shown_points
 from maskloop.gui.placement import Placement
 from maskloop.gui.toolbox import EVERYWHERE, FIRST, RECTANGLE, SLICE, VISIBLE, ToolBox
 
@@ -209,6 +210,7 @@ def test_a_tool_is_limited_to_what_is_in_view(tools: Any, apply: Any, window: An
 
 def test_apply_is_disabled_with_its_reason(tools: Any) -> None:
     _, box, layer, _ = tools
+    box.choose("islands")
     assert box.apply.isEnabled(), box.reason.text()
     layer.selected_label = 0
     box.refresh()
@@ -253,6 +255,45 @@ def test_the_last_tool_is_repeated_on_another_label(tools: Any, apply: Any) -> N
     found = truth(layer, panel)
     assert (found == 1).sum() < (ids == 1).sum()
     assert panel.host.editors.of(layer).case.history.steps == ["grow: lesion", "grow: organ"]
+
+
+def test_a_lesions_long_axis_drawn_in_the_picture_makes_a_draft_at_once(
+    tools: Any, window: Any, qtbot: Any
+) -> None:
+    viewer, _ = window
+    panel, box, layer, _ = tools
+    z, y, x = np.indices(SHAPE)
+    wanted = ((z - 5) / 3) ** 2 + ((y - 29) / 6) ** 2 + ((x - 34) / 8) ** 2 <= 1
+    noise = np.random.default_rng(5).normal(0, 4, SHAPE)
+    place = layers.placement_of(layer)
+    image = layers.bare(viewer.layers["ct"])
+    image.data = place.shown((np.where(wanted, 130, 60) + noise).astype(np.int16))
+    layer.data = np.zeros_like(layer.data)
+    layer.selected_label = 3
+    jump(viewer, layer, (5, 29, 34))
+    qtbot.keyClicks(box.query, "lesion")
+    qtbot.keyClick(box.query, Qt.Key.Key_Return)
+    assert box.chosen == "lesion"
+    assert box.at_once.isChecked()
+    assert box.reason.text().startswith("Draw first")
+    picker = box.form.pickers[0]
+    picker.draw_button.click()
+    ends = shown_points(place, [(5, 29, 26), (5, 29, 42)])
+    with qtbot.waitSignal(box.applied, timeout=20_000):
+        picker.layer.add([ends], shape_type="line")
+    found = truth(layer, panel) == 3
+    assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.8
+    assert picker.layer is None  # the drawing has done its work
+    assert panel.host.editors.of(layer).case.history.last.tool == "lesion"
+
+
+def test_the_brush_button_puts_the_brush_in_the_hand(tools: Any, window: Any) -> None:
+    viewer, _ = window
+    _, box, layer, _ = tools
+    viewer.layers.selection.active = viewer.layers["ct"]
+    box.buttons["brush"].click()
+    assert str(layer.mode) == "paint"
+    assert layers.bare(viewer.layers.selection.active) is layer
 
 
 def test_a_picture_is_counted_in_pixels_and_has_no_hounsfield_tools(

@@ -24,7 +24,6 @@ _MODES = {
     "points": "add",
     "line": "add_line",
     "path": "add_path",
-    "clicks": "add_polyline",
     "polygon": "add_polygon_lasso",
     "rectangle": "add_rectangle",
 }
@@ -32,7 +31,6 @@ HOW = {
     "points": "Click each point in the picture.",
     "line": "Drag from one end to the other in the picture.",
     "path": "Drag along the path in the picture.",
-    "clicks": "Click along the edge in the picture; double-click to end.",
     "polygon": "Drag around the region in the picture.",
     "rectangle": "Drag a rectangle in the picture.",
 }
@@ -119,14 +117,12 @@ class Picker(QWidget):
         viewer: Any,  # Any: napari is untyped
         parameter: Parameter,
         behind: Callable[[], Any],
-        *,
-        shape: str = "",
     ) -> None:
         super().__init__()
         self._viewer = viewer
         self._behind = behind
         self._name = parameter.label or parameter.name
-        self.shape = shape or parameter.shape or "points"
+        self.shape = parameter.shape or "points"
         self._layer: weakref.ref[Any] | None = None
         self._is_waiting = False
         self.draw_button = tipped(QPushButton("Draw"), TIPS["draw"])

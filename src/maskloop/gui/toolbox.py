@@ -46,8 +46,9 @@ FIRST = (
 EVERYWHERE, SLICE, VISIBLE, RECTANGLE = "everywhere", "this slice", "what is in view", "a rectangle"
 _MOST_FOUND = 8
 _ROW = 24
-# Drawn by clicks, as the edge is followed from one to the next.
-_CLICKED = ("livewire",)
+# Run as soon as they are drawn, unless the person unticks it.
+_AT_ONCE = ("lesion", "brush", "paint_range")
+_PAINT = "paint in the picture with the brush above, or draw one path, in exact millimetres, here."
 
 
 class ToolBox(QWidget):
@@ -100,7 +101,8 @@ class ToolBox(QWidget):
             for button in self.buttons.values():
                 button.setChecked(False)
             self._group.setExclusive(True)
-        self.title.setText(f"<b>{_title(name)}</b>: {_sentence(row['summary'])}")
+        about = _PAINT if name == "brush" else _sentence(row["summary"])
+        self.title.setText(f"<b>{_title(name)}</b>: {about}")
         self._put_form(name)
         self.refresh()
 
@@ -149,6 +151,8 @@ class ToolBox(QWidget):
             return ""
         if self.limit.currentText() == RECTANGLE and self.rectangle.value() is None:
             return "Draw the rectangle first."
+        if "points" in self._tools[tool]["needs"] and not self._is_drawn():
+            return f"Draw first: {self._undrawn()}."
         return self.form.problem
 
     # Building
@@ -211,7 +215,7 @@ class ToolBox(QWidget):
             button.setCheckable(True)
             button.setSizePolicy(_wide())
             button.setToolTip(_sentence(self._tools[name]["summary"]))
-            button.clicked.connect(lambda _=False, n=name: self.choose(n))
+            button.clicked.connect(lambda _=False, n=name: self._press(n))
             self._group.addButton(button)
             grid.addWidget(button, len(self.buttons) // 3, len(self.buttons) % 3)
             self.buttons[name] = button
@@ -231,13 +235,28 @@ class ToolBox(QWidget):
         self.form.changed.connect(self._check)
         is_drawn = any(p.type is Points and p.shape != "points" for p in parameters)
         self.at_once.setVisible(is_drawn)
-        self.at_once.setChecked(is_drawn and name == "lesion")
+        self.at_once.setChecked(is_drawn and name in _AT_ONCE)
 
     def _picker(self, parameter: Parameter) -> Picker:
-        shape = "clicks" if self._chosen in _CLICKED and parameter.shape == "path" else ""
-        picker = Picker(self._host.viewer, parameter, lambda: self._host.labels.layer, shape=shape)
+        picker = Picker(self._host.viewer, parameter, lambda: self._host.labels.layer)
         picker.drawn.connect(self._drawn)
         return picker
+
+    def _is_drawn(self) -> bool:
+        return any(picker.value() is not None for picker in self.form.pickers)
+
+    def _undrawn(self) -> str:
+        """Return what is to be drawn, as the form calls it."""
+        drawn = [p for p in self.form.parameters if p.type is Points]
+        return " or ".join(p.label or p.name for p in drawn)
+
+    def _press(self, name: str) -> None:
+        """Take a tool by its button; the brush is at once in the person's hand."""
+        self.choose(name)
+        layer = self._host.labels.layer
+        if name == "brush" and layer is not None:
+            self._host.viewer.layers.selection.active = layer
+            layer.mode = "paint"
 
     def _connect(self) -> None:
         self.query.textChanged.connect(self._list)
@@ -299,7 +318,7 @@ class ToolBox(QWidget):
     # Running
 
     def _drawn(self) -> None:
-        if self.at_once.isChecked():
+        if self.at_once.isChecked() and self.form.pickers:
             self.start()
 
     def _wanted(self, tool: str, values: dict[str, object]) -> tool_run.Wanted:
