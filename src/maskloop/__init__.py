@@ -25,6 +25,7 @@ _HOMES = {
     "maskloop.desk.catalogue": ("list_formats", "list_models", "list_tools"),
     "maskloop.desk.check": ("info", "score"),
     "maskloop.desk.convert": ("convert",),
+    "maskloop.desk.measure": ("measure",),
     "maskloop.formats.base": ("Choices",),
     "maskloop.loop.correct": ("correct",),
     "maskloop.loop.export": ("export",),
@@ -61,6 +62,7 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "replay",
     "convert",
     "info",
+    "measure",
     "score",
     "list_models",
     "list_formats",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from maskloop.desk.catalogue import list_formats, list_models, list_tools
     from maskloop.desk.check import info, score
     from maskloop.desk.convert import convert
+    from maskloop.desk.measure import measure
     from maskloop.formats.base import Choices
     from maskloop.loop.correct import correct
     from maskloop.loop.export import export

@@ -813,6 +813,43 @@ def score(
     _answer(found, _lines(found), as_json=as_json)
 
 
+@commands.command(
+    epilog=_example(
+        "maskloop measure mask.nii.gz --image ct.nii.gz --json",
+        "maskloop measure ct.maskloop --image ct.nii.gz --csv lesions.csv",
+    )
+)
+@click.argument("mask", type=click.Path())
+@_image_option
+@click.option("--entry", help="Which of a file's masks: image (COCO) or segment.")
+@click.option("--whole-labels", is_flag=True, help="Measure each label as one, not its pieces.")
+@click.option("-o", "--out", type=click.Path(), help="Write the JSON to this file too.")
+@click.option("--csv", "table", type=click.Path(), help="Write a table to this file too.")
+@_json_option
+def measure(
+    mask: str,
+    image: str | None,
+    entry: str | None,
+    whole_labels: bool,
+    out: str | None,
+    table: str | None,
+    as_json: bool,
+) -> None:
+    """Measure every object: volume, RECIST long and short axis, values inside, slices."""
+    from maskloop.desk import measure as desk
+
+    with _working() as job:
+        found = desk.measure(
+            mask, image=image, entry=entry, by="labels" if whole_labels else "pieces", job=job
+        )
+        if out is not None:
+            desk.to_json(found["objects"], out)
+        if table is not None:
+            desk.to_csv(found["objects"], table)
+    text = _table(found["objects"], desk.columns_of(found["objects"]))
+    _answer(found, text, as_json=as_json)
+
+
 @commands.command(epilog=_example("maskloop demo -o demo"))
 @click.option("-o", "--out", type=click.Path(), default="maskloop-demo", show_default=True)
 @_json_option

@@ -125,7 +125,11 @@ class Geometry:
     @property
     def voxel_size(self) -> float:
         """Volume (3D, mm3) or area (2D) of one voxel; true for sheared grids too."""
-        return float(abs(np.linalg.det(self.affine[:-1, :-1])))
+        # Not `det`: its elimination rounds even where the axes are at right angles.
+        steps = self.affine[:-1, :-1].T
+        if self.ndim == 2:
+            return float(abs(steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0]))
+        return float(abs(steps[0] @ np.cross(steps[1], steps[2])))
 
     @property
     def axis_order(self) -> tuple[int, ...]:
