@@ -122,8 +122,10 @@ def test_a_new_case_starts_empty_and_may_lie_in_a_workspace(tmp_path):
     with open_case(path, workspace=tmp_path / "work") as case:
         assert case.mask.data.shape == (20, 30)
         assert not case.mask.data.any()
-        assert case.folder == tmp_path / "work" / "photo.maskloop"
-    with Case.open(tmp_path / "work" / "photo.maskloop") as again:
+        assert case.folder is not None
+        assert case.folder.parent == tmp_path / "work"
+        assert case.folder.name.startswith("photo-")
+    with Case.open(case.folder) as again:
         assert len(again.history) == 0
 
 

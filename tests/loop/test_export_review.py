@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from maskloop.cli import commands
-from maskloop.core.errors import InputError
+from maskloop.core.errors import UnknownNameError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.job import Job
@@ -140,5 +140,5 @@ def test_exporting_a_case_leaves_the_case_as_it_was(case: Path, tmp_path: Path) 
     before = content()
     export(case, tmp_path / "out.nii.gz")
     assert content() == before
-    with pytest.raises(InputError, match="no entry"):
+    with pytest.raises(UnknownNameError, match="expected the name of a mask of the case"):
         export(case, tmp_path / "out.nii.gz", entry="liver")

@@ -13,6 +13,7 @@ from maskloop.core.errors import InputError, StorageError
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
 from maskloop.core.review import Review
+from maskloop.desk.cases import is_case
 from maskloop.formats.base import as_kind, default_table
 from maskloop.formats.verify import Receipt, write_verified
 from maskloop.loop.load import format_to_write, load, load_mask
@@ -113,11 +114,11 @@ def export(
             "choose another name"
         )
         raise InputError(msg)
-    if not isinstance(mask, Mask) and (Path(mask) / "case.json").is_file():
-        mask, kept = _of_case(Path(mask), entry)
-        review = review or kept
-    elif not isinstance(mask, Mask):
+    if not isinstance(mask, Mask):
+        folder = Path(mask)
         mask = load_mask(mask, image=on, entry=entry, kind=kind, job=job)
+        if review is None and is_case(folder):
+            review = Review.load(folder, shape=mask.geometry.shape, is_read_only=True)
     if on is not None:
         mask.require_on(on)
         # A mask read onto this very image may carry what its own file said beside its header.
@@ -133,17 +134,6 @@ def export(
     for warning in receipt.warnings:
         job.say(warning)
     return receipt
-
-
-def _of_case(folder: Path, entry: str | int | None) -> tuple[Mask, Review]:
-    """Return the mask that a case's journal leads to, and the case's review."""
-    from maskloop.desk.cases import replay
-
-    if entry is not None:
-        msg = f"expected no entry for the case {folder.name}, got {entry!r}; leave it out"
-        raise InputError(msg)
-    mask = replay(folder)
-    return mask, Review.load(folder, shape=mask.geometry.shape, is_read_only=True)
 
 
 def _extent(mask: Mask) -> list[range]:

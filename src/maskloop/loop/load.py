@@ -82,13 +82,13 @@ def load_mask(
     Parameters
     ----------
     path : Path or str
-        NIfTI, NRRD, MetaImage, MGH, PNG, TIFF, COCO, DICOM SEG or RTSTRUCT file.
+        NIfTI, NRRD, MetaImage, MGH, PNG, TIFF, COCO, DICOM SEG or RTSTRUCT file, or a case folder.
     image : Image, optional
         The image the mask belongs to: the mask must lie on its grid. In a COCO file of many
         images it chooses the entry by file name; an RTSTRUCT cannot be read without it.
     entry : str or int, optional
         File name or id of the image in a COCO file of many; number, name or label id of the one
-        segment or region to read.
+        segment or region to read; name of one of a case's masks.
     kind : {"classes", "objects"}, optional
         What ids without a table are; objects where not said.
     job : Job, optional
@@ -105,6 +105,8 @@ def load_mask(
         If the mask does not lie on the image's grid; says by how many mm and at which corner.
     """
     path = Path(path)
+    if (path / "case.json").is_file():
+        return _mask_of_case(path, image, entry, job)
     found = format_of(path)
     if found.read_mask is None:
         raise _no_mask(path, found)
@@ -143,8 +145,8 @@ def load_masks(
         As for `load_mask`.
     """
     path = Path(path)
-    found = format_of(path)
-    if found.read_masks is None:
+    found = None if (path / "case.json").is_file() else format_of(path)
+    if found is None or found.read_masks is None:
         return [load_mask(path, image=image, kind=kind, job=job)]
     with reading(path):
         masks = found.read_masks(path, image=image, kind=kind, job=job or Job())
@@ -152,6 +154,17 @@ def load_masks(
         if image is not None:
             mask.require_on(image)
     return masks
+
+
+def _mask_of_case(
+    folder: Path, image: Image | None, entry: str | int | None, job: Job | None
+) -> Mask:
+    from maskloop.desk.cases import replay
+
+    mask = replay(folder, mask=None if entry is None else str(entry), job=job)
+    if image is not None:
+        mask.require_on(image)
+    return mask
 
 
 def _no_mask(path: Path, found: Format) -> InputError:
