@@ -15,7 +15,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = tuple(f"bench_{n}" for n in ("start", "nifti", "dicom", "coco", "ops", "case", "stroke"))
+SECTIONS = tuple(
+    f"bench_{n}" for n in ("start", "nifti", "dicom", "coco", "ops", "tools", "case", "stroke")
+)
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK", "pycocotools",

@@ -89,21 +89,23 @@ def logic(
     second = other_label(mask, label, other, of="logic")
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
-    reached = regions.box_of(ids, second, margin=regions.voxels_of(abs(margin), spacing))
-    own = ids == label
-    if operation in ("intersect", "copy"):
-        ids[own] = 0
-    if reached is None:
+    around = regions.voxels_of(abs(margin), spacing)
+    own = regions.box_of(ids, label, margin=around)
+    theirs = regions.box_of(ids, second, margin=around)
+    if operation in ("subtract", "intersect"):
+        if own is not None:
+            part = ids[own]
+            inside = _widened(part == second, margin, spacing)
+            part[(part == label) & (inside == (operation == "subtract"))] = 0
         return ids
-    part = ids[reached]
-    inside = _widened(part == second, margin, spacing)
-    if operation == "intersect":
-        part[inside & own[reached]] = label
-    elif operation == "subtract":
-        part[inside & own[reached]] = 0
-    else:
+    before = mask.data
+    if operation == "copy" and own is not None:
+        ids[own][before[own] == label] = 0
+    if theirs is not None:
+        old, part = before[theirs], ids[theirs]
         may_move = second not in mask.labels or not mask.labels[second].locked
-        part[inside & ((part == 0) | ((part == second) & may_move))] = label
+        is_free = (old == 0) | (old == label) | ((old == second) & may_move)
+        part[_widened(old == second, margin, spacing) & is_free] = label
     return ids
 
 
