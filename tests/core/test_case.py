@@ -497,3 +497,35 @@ def test_steps_of_several_threads_come_one_after_the_other(tmp_path):
         assert np.array_equal(again.author_of(), by)
         again.go_to(0)
         assert np.array_equal(again.mask.data, start().data)
+
+
+def test_damaged_files_are_refused_or_recovered_in_words(tmp_path):
+    folder = tmp_path / "a.maskloop"
+    with Case.create(folder, start()) as case:
+        for number in range(20):
+            case.paint((number % 4, number % 6, 2), radius_mm=3, label=1 + number % 3)
+        case.undo()
+        case.compact()
+        case.paint((0, 0, 0), radius_mm=1, label=5)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rng = np.random.default_rng(5)
+    outcomes = set()
+    for number in range(150):
+        damaged = tmp_path / f"{number}.maskloop"
+        damaged.mkdir()
+        name = ("case.json", "journal", "start-0.npz", "lock")[number % 4]
+        content = bytearray(whole[name])
+        if content and number % 3:
+            content[int(rng.integers(len(content)))] ^= int(rng.integers(1, 256))
+        else:
+            content = content[: int(rng.integers(len(content) + 1))]
+        for other, kept in {**whole, name: bytes(content)}.items():
+            (damaged / other).write_bytes(kept)
+        try:
+            with Case.open(damaged) as case:
+                case.undo()
+                case.paint((0, 0, 1), radius_mm=0, label=1)
+            outcomes.add("recovered")
+        except FormatError:
+            outcomes.add("refused")
+    assert outcomes == {"recovered", "refused"}

@@ -10,6 +10,8 @@ import os
 import platform
 import shutil
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -187,8 +189,11 @@ def _packed(mask: Mask) -> bytes:
 def _start(folder: Path, row: _Json, geometry: Geometry) -> Mask:
     if Path(row["file"]).name != row["file"]:
         raise ValueError(row["file"])
-    with np.load(folder / row["file"], allow_pickle=False) as stored:
-        ids, corner = stored["ids"], stored["corner"]
+    try:
+        with np.load(folder / row["file"], allow_pickle=False) as stored:
+            ids, corner = stored["ids"], stored["corner"]
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise ValueError(f"{row['file']}: {error}") from error
     data = np.zeros(tuple(row["shape"]), np.dtype(row["dtype"]))
     box = tuple(slice(int(c), int(c) + n) for c, n in zip(corner, ids.shape, strict=True))
     data[box] = ids
