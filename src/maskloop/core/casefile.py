@@ -190,7 +190,8 @@ def _start(folder: Path, row: _Json, geometry: Geometry) -> Mask:
     if Path(row["file"]).name != row["file"]:
         raise ValueError(row["file"])
     try:
-        with np.load(folder / row["file"], allow_pickle=False) as stored:
+        content = io.BytesIO((folder / row["file"]).read_bytes())
+        with np.load(content, allow_pickle=False) as stored:
             ids, corner = stored["ids"], stored["corner"]
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"{row['file']}: {error}") from error
