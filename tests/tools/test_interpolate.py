@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
+from maskloop.loop.load import load_mask
 from maskloop.tools.interpolate import interpolate
 
 SPACING = (5.0, 0.8, 1.1)
@@ -108,3 +111,14 @@ def test_a_picture_has_no_slices_between():
     ids = np.zeros((20, 20), np.uint8)
     ids[4:8, 4:8] = ids[12:16, 4:8] = 1
     assert np.array_equal(interpolate(mask_of(ids), label=1), ids)
+
+
+def test_a_real_liver_comes_back_from_every_third_slice(shared_data):
+    mask = load_mask(shared_data / "ct_liver" / "ircadb17" / "labels_3mm.nii.gz")
+    true = mask.data == 1
+    held = np.flatnonzero(true.any(axis=(1, 2)))
+    ids = np.zeros(true.shape, np.uint8)
+    ids[held[::3]] = true[held[::3]]
+    found = interpolate(replace(mask, data=ids), label=1)
+    span = slice(held[0], held[::3][-1] + 1)
+    assert dice(found[span] == 1, true[span]) > 0.96

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
+from skimage.io import imread
 
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
@@ -9,6 +12,7 @@ from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.loop.correct import correct
+from maskloop.tools.islands import islands
 from maskloop.tools.split import split
 
 
@@ -80,3 +84,26 @@ def test_two_lesions_in_thick_slices_are_cut_between_their_middles():
     assert sorted(np.unique(found)) == [0, 1, 3]
     assert len(np.unique(found[..., :28])) == 2
     assert len(np.unique(found[..., 31:])) == 2
+
+
+def test_real_nuclei_come_apart_from_their_foreground(shared_data, tmp_path):
+    with zipfile.ZipFile(shared_data / "images2d" / "dsb2018_nuclei" / "shared.zip") as packed:
+        names = sorted(n for n in packed.namelist() if n.startswith("labels/") and "." in n)[:16]
+        packed.extractall(tmp_path, names)
+    found = joined = total = 0
+    for name in names:
+        true = imread(tmp_path / name)
+        mask = mask_of((true > 0).astype(np.uint8))
+        found += matches(true, split(mask, label=1))
+        joined += matches(true, islands(mask, label=1, keep="all", split=True))
+        total += len(np.unique(true)) - 1
+    assert found > 0.88 * total
+    assert total - found < 0.6 * (total - joined)
+
+
+def matches(true: np.ndarray, found: np.ndarray) -> int:
+    """Count true objects that a found one covers with an intersection over union above 0.7."""
+    counts = np.zeros((int(true.max()) + 1, int(found.max()) + 1))
+    np.add.at(counts, (true.ravel(), found.ravel()), 1)
+    union = counts.sum(1)[:, None] + counts.sum(0)[None] - counts
+    return int((counts / union.clip(1) > 0.7)[1:, 1:].any(1).sum())
