@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskloop.core.case import Case
+from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable
@@ -160,3 +161,150 @@ def test_undo_and_redo_through_a_case_keep_the_table_and_give_back_the_numbers(s
     case.go_to(len(case.history))
     assert [r.measured for r in index] == [r.measured for r in last]
     assert [(r.added, r.removed) for r in index] == [(r.added, r.removed) for r in last]
+
+
+def bar() -> Mask:
+    ids = np.zeros((3, 8, 12), np.uint8)
+    ids[1, 1:3, 1:11] = 1
+    ids[1, 5:7, 2:5] = 2
+    return Mask(ids, Geometry.regular(ids.shape, (5, 1, 1)), LabelTable.classes(["liver", "cyst"]))
+
+
+def following(mask: Mask) -> tuple[Case, ObjectIndex]:
+    case = Case.in_memory(mask, author="anna")
+    index = ObjectIndex.of_case(case)
+    case.subscribe(index.take)
+    return case, index
+
+
+def put(case: Case, box, label: int, kind: str = "person"):
+    wanted = np.full(case.mask.data[box].shape, label, np.uint8)
+    case.change(wanted, box=box, tool="t", kind=kind)
+
+
+CUT = (slice(1, 2), slice(0, 8), slice(5, 6))
+
+
+def test_the_largest_part_keeps_the_number_and_undo_gives_numbers_back():
+    case, index = following(bar())
+    assert [(r.measured.id, r.measured.label, r.name) for r in index] == [
+        (1, 1, "liver"),
+        (2, 2, "cyst"),
+    ]
+    put(case, CUT, 0)
+    assert {r.measured.id: r.measured.voxels for r in index} == {1: 10, 2: 6, 3: 8}
+    case.undo()
+    assert index.numbers == [1, 2]
+    case.redo()
+    assert {r.measured.id: r.measured.voxels for r in index} == {1: 10, 2: 6, 3: 8}
+    put(case, (slice(1, 2), slice(1, 2), slice(5, 6)), 1)
+    assert {r.measured.id: r.measured.voxels for r in index} == {1: 19, 2: 6}
+    with pytest.raises(UnknownNameError, match="object"):
+        index[3]
+
+
+def test_a_change_is_told_against_what_the_model_left():
+    case, index = following(bar())
+    put(case, CUT, 0)
+    put(case, (slice(1, 2), slice(3, 4), slice(7, 9)), 1)
+    rows = {r.measured.id: (r.added, r.removed) for r in index}
+    assert rows == {1: (10.0, 10.0), 2: (0.0, 0.0), 3: (0.0, 0.0)}
+    put(case, (slice(1, 2), slice(5, 7), slice(2, 5)), 0)
+    assert index.lost == (1, 30.0)
+    put(case, (slice(0, 3), slice(0, 1), slice(0, 1)), 2, kind="model")
+    assert all((r.added, r.removed) == (0, 0) for r in index)
+    assert index.lost == (0, 0.0)
+    case.undo()
+    assert {r.measured.id: (r.added, r.removed) for r in index} == {1: (10.0, 10.0), 3: (0, 0)}
+    assert index.lost == (1, 30.0)
+    case.redo()
+    put(case, (slice(0, 1), slice(0, 1), slice(0, 2)), 2)
+    again = ObjectIndex.of_case(case)  # as after reopening: the same draft from the history
+    told = [[(r.measured.voxels, r.added, r.removed) for r in i] for i in (index, again)]
+    assert sorted(told[0]) == sorted(told[1])
+    assert sum(r.added for r in again) == 5.0
+
+
+def test_steps_of_people_and_tools_make_an_object_edited_and_undo_takes_that_back():
+    case, index = following(bar())
+    put(case, (slice(1, 2), slice(1, 2), slice(1, 2)), 0)
+    put(case, (slice(1, 2), slice(1, 2), slice(2, 3)), 0, kind="tool")
+    assert [r.status for r in index] == ["edited", "new"]
+    case.undo()
+    assert [r.status for r in index] == ["edited", "new"]
+    case.undo()
+    assert [r.status for r in index] == ["new", "new"]
+    put(case, (slice(1, 2), slice(5, 6), slice(4, 5)), 0, kind="model")
+    assert [r.status for r in index] == ["new", "new"]
+
+
+def test_a_status_given_to_a_label_or_an_object_stands_until_the_next_change():
+    case, index = following(bar())
+    put(case, (slice(1, 2), slice(1, 2), slice(1, 2)), 0)
+    table = case.mask.labels
+    case.set_labels(table.with_rows([replace(table[1], status="accepted")]))
+    assert [r.status for r in index] == ["accepted", "new"]
+    put(case, (slice(1, 2), slice(1, 2), slice(2, 3)), 0)
+    assert [r.status for r in index] == ["edited", "new"]
+    index.mark(2, "rejected")
+    put(case, (slice(1, 2), slice(5, 6), slice(4, 5)), 0)
+    assert [r.status for r in index] == ["edited", "rejected"]
+    index.mark(2, None)
+    assert index.status(2) == "new"
+
+
+def test_where_ids_are_objects_an_id_is_one_object_in_all_its_pieces():
+    mask = replace(bar(), labels=LabelTable.objects([1, 2], "cell"))
+    case, index = following(mask)
+    put(case, CUT, 0)
+    assert [(r.measured.id, r.measured.voxels, r.removed) for r in index] == [
+        (1, 18, 10.0),
+        (2, 6, 0.0),
+    ]
+    put(case, (slice(0, 1), slice(0, 2), slice(0, 2)), 7)  # widens no type, but is a new object
+    assert index[3].measured.label == 7
+    put(case, (slice(0, 1), slice(0, 2), slice(0, 2)), 0)
+    assert index.numbers == [1, 2]
+
+
+def test_a_place_tells_its_object():
+    _, index = following(bar())
+    assert index.at((1, 2, 3)) == 1
+    assert index.at((1, 5.4, 2)) == 2
+    assert index.at((0, 0, 0)) is None
+    assert index.at((1, 2, 99)) is None
+    assert [index.at(r.measured.place) for r in index] == [1, 2]
+
+
+def test_a_wider_type_of_the_ids_is_followed():
+    case, index = following(bar())
+    wanted = np.full((1, 1, 3), 700, np.uint16)
+    case.change(wanted, box=(slice(0, 1), slice(0, 1), slice(0, 3)), tool="t", kind="person")
+    assert case.mask.data.dtype == np.uint16
+    assert {r.measured.label: r.measured.voxels for r in index} == {1: 20, 2: 6, 700: 3}
+    same(index, case.mask, None)
+
+
+def test_a_change_too_large_to_follow_finds_all_anew_and_keeps_the_numbers(monkeypatch):
+    case, index = following(bar())
+    put(case, CUT, 0)
+    monkeypatch.setattr("maskloop.ops.livebodies._MOST", 20)
+    before = {r.measured.place: r.measured.id for r in index}
+    wanted = case.mask.data.copy()
+    wanted[2, :, 1:4] = 2
+    case.change(wanted, tool="t", kind="person")
+    found = {r.measured.place: r.measured.id for r in index}
+    assert {before[p] for p in before} <= set(found.values())
+    same(index, case.mask, None)
+    assert index.status(2) == "edited"
+    against_draft(index, case.mask, bar().data)
+
+
+def test_masks_in_time_are_refused_in_words():
+    mask = bar()
+    film = replace(mask, data=np.stack([mask.data, mask.data]))
+    with pytest.raises(InputError, match="one frame at a time"):
+        ObjectIndex(film)
+    image = Image(np.zeros((3, 8, 12, 3), np.uint8), mask.geometry, has_channels=True)
+    with pytest.raises(InputError, match="one value a voxel"):
+        ObjectIndex(mask, image)
