@@ -164,7 +164,76 @@ def letters(viewer: Any, panel: Any, folder: Path) -> None:
     save(viewer, "letters")
 
 
-SCENES = {scene.__name__: scene for scene in (window, nuclei, export, train, views, letters)}
+def _reviewed(viewer: Any, panel: Any) -> Any:
+    """Return the labels of a drawn liver CT, segmented, over its image."""
+    viewer.open_sample("napari-maskloop", "phantom-ct")
+    panel.predict.choose("phantom-liver")
+    panel.predict.run.click()
+    settle(panel)
+    labels = panel.host.labels.layer
+    labels.opacity = 0.45
+    panel.load.windows["Liver"].click()
+    return labels
+
+
+def objects(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw the table of objects, one accepted, one rejected, the axes of a third in the picture."""
+    _reviewed(viewer, panel)
+    only(panel, panel.objects)
+    wait(lambda: panel.objects.list.rows.rowCount() > 2, 60)
+    from qtpy.QtCore import Qt
+
+    view = panel.objects.list
+    view.sortByColumn(2, Qt.SortOrder.DescendingOrder)
+    view.step(1)
+    view.step(1)
+    panel.objects.accept.click()
+    view.choose(view.rows.numbers[-1])
+    panel.objects.reject.click()
+    view.choose(view.rows.numbers[2])
+    viewer.scene.camera.zoom *= 2.5
+    save(viewer, "objects")
+
+
+def review(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw the worklist of candidates and the strip of slices looked at, in two windows."""
+    labels = _reviewed(viewer, panel)
+    only(panel, panel.review)
+    panel.review.watch.is_active = lambda: True
+    for number in range(18, 52):
+        viewer.dims.set_current_step(0, number)
+        if number == 38:
+            panel.load.windows["Soft tissue"].click()
+        wait(lambda: False, 0.45)
+    editor = panel.host.editors.of(labels)
+    if not editor.case.review.candidates:
+        sys.exit("the model gave no candidates")
+    panel.review.refresh()
+    panel.review.list.step(1)
+    panel.review.list.step(1)
+    viewer.scene.camera.zoom *= 1.6
+    save(viewer, "review")
+
+
+def tools(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw the tools: a search, and a form with what it wants drawn."""
+    labels = _reviewed(viewer, panel)
+    slices = (labels.data == 2).sum(axis=(1, 2))
+    viewer.dims.set_current_step(0, int(slices.argmax()))
+    labels.selected_label = 2
+    only(panel, panel.correct)
+    box = panel.correct.toolbox
+    box.choose("scissors")
+    box.query.setText("sm")
+    panel.area.ensureWidgetVisible(box.outcome)
+    wait(lambda: False, 0.3)
+    save(viewer, "tools")
+
+
+SCENES = {
+    scene.__name__: scene
+    for scene in (window, nuclei, export, train, views, letters, objects, review, tools)
+}
 
 
 def main(names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ class ToolBox(QWidget):
         self._tools = {row["name"]: row for row in _present()}
         self._chosen = ""
         self._last: tool_run.Wanted | None = None
+        self._layer: weakref.ref[Any] | None = None  # Any: napari layers are untyped
         self.buttons: dict[str, QToolButton] = {}
         self._build()
         self._connect()
@@ -268,9 +270,11 @@ class ToolBox(QWidget):
         self.rectangle.changed.connect(self._check)
         self.apply.clicked.connect(self.start)
         self.again.clicked.connect(self.repeat)
-        self._host.labels.changed.connect(self.refresh)
+        self._host.labels.changed.connect(self._labels_changed)
         self._host.image.changed.connect(self.refresh)
         self._host.busy.connect(lambda _: self._check())
+        self._host.editors.stepped.connect(self._stepped)
+        self._labels_changed()
 
     # Searching
 
@@ -350,6 +354,31 @@ class ToolBox(QWidget):
 
     # What there is
 
+    def _labels_changed(self) -> None:
+        """Follow the label that is selected in the chosen layer."""
+        layer = self._host.labels.layer
+        if layer is not self._followed():
+            self._unfollow()
+            if layer is not None:
+                layer.events.selected_label.connect(self._selected)
+                self._layer = weakref.ref(layer)
+        self.refresh()
+
+    def _followed(self) -> Any:  # Any: a napari layer or None
+        return self._layer() if self._layer is not None else None
+
+    def _unfollow(self) -> None:
+        if (old := self._followed()) is not None:
+            old.events.selected_label.disconnect(self._selected)
+        self._layer = None
+
+    def _selected(self, event: Any = None) -> None:  # Any: napari events are untyped
+        self.refresh()
+
+    def _stepped(self, keeper: Any, step: Any) -> None:  # Any: a Keeper, a Step
+        if step.edit.rows_before or step.edit.rows_after:
+            self.refresh()
+
     def refresh(self) -> None:
         """Read layer, labels and image again."""
         layer = self._host.labels.layer
@@ -367,7 +396,8 @@ class ToolBox(QWidget):
         self._check()
 
     def release(self) -> None:
-        """Take our drawings out of the viewer."""
+        """Take our drawings out of the viewer and stop listening."""
+        self._unfollow()
         for picker in (*self.form.pickers, self.rectangle):
             picker.remove()
 

@@ -317,15 +317,19 @@ class ObjectsSection(Section):
             self.write(Path(name))
 
     def write(self, path: Path) -> None:
-        """Write the table as CSV or JSON, as the suffix says."""
-        from maskloop.desk.measure import to_csv, to_json
+        """Write what there is now as CSV or JSON, as the suffix says; rejected objects are gone."""
+        from maskloop.desk.measure import live_entry_of, to_csv, to_json
 
         if self._index is None or self._case is None:
             return
-        rows = list(self._index)
-        text = to_csv(rows) if path.suffix.lower() == ".csv" else to_json(rows)
-        path.write_text(text, encoding="utf-8")
-        self._host.say(f"{path.name}: {len(rows)} objects.", "good")
+        mask = self._case.masks[self._editor.mask_name]
+        entries = [live_entry_of(row, mask) for row in self._index]
+        try:
+            (to_csv if path.suffix.lower() == ".csv" else to_json)(entries, path)
+        except (MaskloopError, OSError) as error:
+            self._host.say(str(error), "error")
+            return
+        self._host.say(f"{path.name}: {len(entries)} objects.", "good")
 
     def release(self) -> None:
         """Stop following the case."""

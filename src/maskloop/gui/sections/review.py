@@ -320,6 +320,8 @@ class ReviewSection(Section):
         self.accept.setEnabled(is_open)
         self.dismiss.setEnabled(is_open)
         self.reopen.setVisible(one is not None and one.status == "dismissed")
+        left = sum(row.status == "open" for row in rows)
+        self.header.setText(f"Review ({left} to decide)" if left else "Review")
 
     def _words(self, review: Review | None) -> str:
         if review is None:
