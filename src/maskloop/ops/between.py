@@ -71,7 +71,7 @@ def between(
 
 
 def _box(shape: Region) -> Box:
-    box = regions.box_of(shape.view(np.uint8), 1)
+    box = regions.box_of(shape, 1)
     if box is None:
         raise ValueError("a given slice is empty")
     return box

@@ -216,7 +216,7 @@ def _as_region(region: npt.NDArray[Any]) -> Region:
 
 
 def _box(region: Region) -> Box | None:
-    return box_of(region.view(np.uint8), 1)
+    return box_of(region, 1)
 
 
 def _checked(connectivity: int | None, ndim: int) -> Connectivity:

@@ -39,7 +39,7 @@ def joint(
     """
     sigma = [radius / step for step in spacing]
     width = regions.voxels_of(_CUT * radius, spacing)
-    anything = regions.box_of((ids > 0).view(np.uint8), 1, margin=width)
+    anything = regions.box_of(ids > 0, 1, margin=width)
     if anything is None:
         return
     old = ids[anything].copy()

@@ -26,8 +26,8 @@ def box_of(ids: npt.NDArray[Any], label: int, *, margin: Sequence[int] | int = 0
 
     Parameters
     ----------
-    ids : array of int
-        Label ids of any shape.
+    ids : array of int or bool
+        Label ids of any shape; a region is the label 1.
     label : int
         The id to look for.
     margin : int or sequence of int
@@ -39,12 +39,13 @@ def box_of(ids: npt.NDArray[Any], label: int, *, margin: Sequence[int] | int = 0
         None where the label does not occur.
     """
     hits = [np.zeros(n, dtype=bool) for n in ids.shape]
+    is_region = ids.dtype == np.bool_ and label == 1
     step = max(1, _CHUNK * ids.shape[0] // max(ids.size, 1))
     for start in range(0, ids.shape[0], step):
         part = slice(start, start + step)
-        region = ids[part] == label
+        region: Region = ids[part] if is_region else ids[part] == label
         # One pass over the chunk gives a plane; the other axes are read from that plane.
-        plane = region.any(axis=0)
+        plane: Region = np.asarray(region.any(axis=0))
         if not plane.any():
             continue
         hits[0][part] = region.reshape(len(region), -1).any(axis=1)
@@ -91,7 +92,7 @@ def depth(region: Region, spacing: Sequence[float]) -> npt.NDArray[np.float32]:
     region that the field of view cuts is not eaten there. Infinite where nothing is outside.
     Costs what the region's box costs, not the array.
     """
-    box = box_of(region.view(np.uint8), 1, margin=1)
+    box = box_of(region, 1, margin=1)
     if box is None:
         return np.zeros(region.shape, dtype=np.float32)
     part = _distances(region[box], spacing)

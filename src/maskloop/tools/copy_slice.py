@@ -203,7 +203,7 @@ def _adjusted(
 ) -> npt.NDArray[np.bool_]:
     """Return the shape with its outline moved to the edge of the intensities, within the band."""
     found = np.zeros(shape.shape, dtype=bool)
-    box = regions.box_of(shape.view(np.uint8), 1, margin=regions.voxels_of(band, spacing))
+    box = regions.box_of(shape, 1, margin=regions.voxels_of(band, spacing))
     if box is None:
         return found
     former = shape[box]
