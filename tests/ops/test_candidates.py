@@ -196,7 +196,9 @@ def test_a_picture_has_candidates_in_pixels() -> None:
 
 def test_nothing_likely_makes_an_empty_list() -> None:
     codes = np.zeros((3, 4, 5), np.uint8)
-    assert worklist(mask_of(np.ones((3, 4, 5))), Chances(codes, (2,))).candidates == ()
+    found = worklist(mask_of(np.ones((3, 4, 5))), Chances(codes, (2,)))
+    assert found.candidates == ()
+    assert "look for missed objects yourself" in found.words(Sieve())
 
 
 @pytest.mark.parametrize("low", [0.0, 0.5, -1.0, float("nan")])

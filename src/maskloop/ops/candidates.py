@@ -143,6 +143,11 @@ class Worklist:
         if self.more:
             left.append(f"{self.more} less likely than the first {sieve.most}")
         rest = f" ({' and '.join(left)} left out)" if left else ""
+        if not count:
+            return (
+                f"no candidates below the model's threshold{rest}: a model that is sure of what "
+                "it misses lists nothing, look for missed objects yourself"
+            )
         return f"{count} candidate{'' if count == 1 else 's'} below the model's threshold{rest}"
 
 
