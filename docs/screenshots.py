@@ -192,6 +192,7 @@ def objects(viewer: Any, panel: Any, folder: Path) -> None:
     panel.objects.reject.click()
     view.choose(view.rows.numbers[2])
     viewer.scene.camera.zoom *= 2.5
+    wait(lambda: False, 0.5)
     save(viewer, "objects")
 
 
@@ -212,6 +213,7 @@ def review(viewer: Any, panel: Any, folder: Path) -> None:
     panel.review.list.step(1)
     panel.review.list.step(1)
     viewer.scene.camera.zoom *= 1.6
+    wait(lambda: False, 0.5)
     save(viewer, "review")
 
 

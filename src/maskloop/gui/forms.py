@@ -146,9 +146,9 @@ def _field(parameter: Parameter, picker: Callable[[Parameter], Picker] | None) -
     if parameter.type is Points:
         return QLineEdit() if picker is None else picker(parameter)
     if parameter.is_label:
-        return slim(QComboBox())
+        return _narrow(QComboBox())
     if parameter.choices:
-        box = slim(QComboBox())
+        box = _narrow(QComboBox())
         box.addItems([str(choice) for choice in parameter.choices])
         if default is not None:
             box.setCurrentText(str(default))
@@ -176,6 +176,12 @@ def _field(parameter: Parameter, picker: Callable[[Parameter], Picker] | None) -
     number.setSingleStep(1.0 if float(high) - float(low) > 50 else 0.5)
     number.setValue(start)
     return number
+
+
+def _narrow(box: QComboBox) -> QComboBox:
+    """Let a menu stand beside a long label; return it."""
+    slim(box).setMinimumContentsLength(4)
+    return box
 
 
 def _value(parameter: Parameter, field: QWidget) -> object:

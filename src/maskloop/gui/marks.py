@@ -13,7 +13,7 @@ from maskloop.gui.pickers import DRAWING, shown_points
 
 Spot = Sequence[float]
 _RING = {"symbol": "ring", "face_color": "#ffe14d", "border_width": 0}
-_LINE = {"edge_color": "#ffe14d", "edge_width": 1}
+_LINE = {"edge_color": "#ffe14d", "edge_width": 0.5}
 
 
 def jump(viewer: Any, layer: Any, index: Spot) -> None:  # Any: napari is untyped

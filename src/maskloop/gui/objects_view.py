@@ -37,9 +37,7 @@ class Column:
 
 def columns_for(unit: str, ndim: int) -> tuple[Column, ...]:
     """Return the columns for a grid in millimetres or pixels."""
-    size = {("mm", 3): "mm\N{SUPERSCRIPT THREE}", ("mm", 2): "mm\N{SUPERSCRIPT TWO}"}.get(
-        (unit, ndim), unit
-    )
+    size = unit_of(unit, ndim)
     what = "volume" if ndim == 3 else "area"
     return (
         Column("No.", _number_words, number_of, "number of the object"),
@@ -48,7 +46,7 @@ def columns_for(unit: str, ndim: int) -> tuple[Column, ...]:
             "Size",
             lambda r: size_words(r.measured.size, unit, ndim),
             lambda r: r.measured.size,
-            f"{what} in {size}, mL where large",
+            f"{what} in {size}{', mL where large' if ndim == 3 else ''}",
         ),
         Column(
             "Long",
@@ -81,28 +79,34 @@ def _number_words(row: Row) -> str:
     return str(number_of(row)) if number_of(row) > 0 else "\N{EN DASH}"
 
 
+def unit_of(unit: str, ndim: int) -> str:
+    """Return the unit of a volume or an area."""
+    power = {3: "\N{SUPERSCRIPT THREE}", 2: "\N{SUPERSCRIPT TWO}"}
+    return f"{unit}{power[ndim]}" if unit == "mm" else unit
+
+
 def size_words(size: float, unit: str, ndim: int) -> str:
     """Return a volume or area for a narrow column."""
     if unit != "mm":
         return f"{size:.0f}"
     if ndim == 3 and size >= 1000:
-        return f"{size / 1000:.3g} mL"
+        return f"{size / 1000:.0f} mL" if size >= 100_000 else f"{size / 1000:.3g} mL"
     return f"{size:.3g}" if size < 100 else f"{size:.0f}"
 
 
 def details(row: Row, unit: str, ndim: int) -> str:
     """Return everything that is known of an object, in two lines."""
     m = row.measured
-    power = {3: "\N{SUPERSCRIPT THREE}", 2: "\N{SUPERSCRIPT TWO}"}[ndim] if unit == "mm" else ""
+    cubic = unit_of(unit, ndim)
     lines = [
-        f"{row.name} {_number_words(row)}, {row.status}: {m.size:,.0f} {unit}{power} in {m.slices} "
+        f"{row.name} {_number_words(row)}, {row.status}: {m.size:,.0f} {cubic} in {m.slices} "
         f"slice{'s' * (m.slices != 1)}, {m.long_axis.length:.1f} x {m.short_axis.length:.1f} {unit}"
     ]
     if m.mean is not None and m.sd is not None:
         lines.append(f"image {m.mean:.1f} \N{PLUS-MINUS SIGN} {m.sd:.1f}, {m.low:g} to {m.high:g}")
     if row.added or row.removed:
         lines.append(
-            f"against the draft: {row.added:,.0f} {unit}{power} added, {row.removed:,.0f} removed"
+            f"against the draft: {row.added:,.0f} {cubic} added, {row.removed:,.0f} removed"
         )
     return "\n".join(lines)
 
@@ -231,7 +235,7 @@ class ObjectView(QTableView):
         head.setMinimumSectionSize(20)
         head.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         head.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        for column, width in enumerate((36, 0, 62, 42, 42, 42, 22)):
+        for column, width in enumerate((30, 0, 58, 40, 40, 40, 18)):
             if column != 1:
                 head.resizeSection(column, width)
         self.sortByColumn(0, Qt.SortOrder.AscendingOrder)

@@ -23,6 +23,8 @@ _WIDTH = 340  # a line of a receipt; leaves 700 pixels of picture on a screen of
 _STYLE = """
 #maskloop_header { font-weight: bold; border: none; padding: 4px; text-align: left; }
 #maskloop_main { font-weight: bold; padding: 5px; }
+#maskloop_tool { padding: 4px 2px; }
+#maskloop_tool:checked { background-color: #4459c9; }
 """
 
 

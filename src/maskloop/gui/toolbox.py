@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QPushButton,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -74,7 +73,7 @@ class ToolBox(QWidget):
         self._chosen = ""
         self._last: tool_run.Wanted | None = None
         self._layer: weakref.ref[Any] | None = None  # Any: napari layers are untyped
-        self.buttons: dict[str, QToolButton] = {}
+        self.buttons: dict[str, QPushButton] = {}
         self._build()
         self._connect()
         self.choose(next(iter(self.buttons), ""))
@@ -212,8 +211,8 @@ class ToolBox(QWidget):
             name = next((n for n in names if n in self._tools), None)
             if name is None:
                 continue
-            button = QToolButton()
-            button.setText(text)
+            button = QPushButton(text)
+            button.setObjectName("maskloop_tool")
             button.setCheckable(True)
             button.setSizePolicy(_wide())
             button.setToolTip(_sentence(self._tools[name]["summary"]))

@@ -12,7 +12,7 @@ from maskloop.core.errors import MaskloopError
 from maskloop.gui import layers, parents
 from maskloop.gui.host import Host
 from maskloop.gui.marks import Mark, jump
-from maskloop.gui.objects_view import ObjectView, details, number_of
+from maskloop.gui.objects_view import ObjectView, details, number_of, unit_of
 from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
 from maskloop.gui.turns import Slow
@@ -301,8 +301,12 @@ class ObjectsSection(Section):
         count = len(self._index)
         text = f"{count} object{'s' * (count != 1)}"
         lost, size = self._index.lost
+        grid = self._case.mask.geometry
+        cubic = unit_of(grid.unit, grid.ndim)
         if lost:
-            text += f"; {lost} of the draft {'is' if lost == 1 else 'are'} gone ({size:,.0f})"
+            text += (
+                f"; {lost} of the draft {'is' if lost == 1 else 'are'} gone ({size:,.0f} {cubic})"
+            )
         return f"{text}."
 
     # Files
