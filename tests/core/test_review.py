@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from maskloop.core.candidate import Candidate
+from maskloop.core.case import Case
 from maskloop.core.errors import InputError, StorageError, UnknownNameError
+from maskloop.core.geometry import Geometry
 from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import Mask
 from maskloop.core.report import as_ranges, ranges_in_words
 from maskloop.core.review import (
     FILE,
@@ -376,3 +379,36 @@ def test_rejecting_one_piece_of_a_class_leaves_the_others_and_the_status() -> No
     table, wanted = rejected(TABLE, 2, before, region=region)
     assert wanted.tolist() == [[2, 0, 0], [2, 0, 3]]
     assert table == TABLE
+
+
+# Together with a case
+
+
+def test_a_candidate_is_accepted_as_one_step_that_respects_locks() -> None:
+    ids = np.zeros((6, 8, 8), np.uint8)
+    ids[2, 3, 4] = 3  # a locked cyst inside the candidate's place
+    case = Case.in_memory(Mask(ids, Geometry.regular(ids.shape, (2, 1, 1)), TABLE), author="Ada")
+    (one,) = case.review.propose([candidate((2, 3, 4))])
+    before = case.mask.data.copy()
+    wanted = one.wanted(case.mask.data[one.box])
+    change = case.change(wanted, box=one.box, tool="accept", kind="person")
+    case.review.accept(one.number, "Ada")
+    assert (case.mask.data == 2).sum() == 26
+    assert case.mask.data[2, 3, 4] == 3
+    assert change.refused is not None
+    assert change.refused.count == 1
+    assert case.review.open_candidates == ()
+    case.undo()
+    np.testing.assert_array_equal(case.mask.data, before)
+
+
+def test_a_cases_review_survives_closing(tmp_path: Path) -> None:
+    mask = Mask(np.zeros((6, 8, 8), np.uint8), Geometry.regular((6, 8, 8), (2, 1, 1)), TABLE)
+    with Case.create(tmp_path / "ct.maskloop", mask) as case:
+        case.review.propose([candidate()])
+        case.review.dismiss(1, "Ada")
+        case.review.see(0, 3, 1.0, "liver")
+    with Case.open(tmp_path / "ct.maskloop") as case:
+        assert [one.status for one in case.review.candidates] == ["dismissed"]
+        assert case.review.unseen(0) == (0, 1, 2, 4, 5)
+        assert case.review.shape == (6, 8, 8)

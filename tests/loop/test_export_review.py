@@ -142,3 +142,12 @@ def test_exporting_a_case_leaves_the_case_as_it_was(case: Path, tmp_path: Path) 
     assert content() == before
     with pytest.raises(UnknownNameError, match="expected the name of a mask of the case"):
         export(case, tmp_path / "out.nii.gz", entry="liver")
+
+
+def test_a_damaged_review_is_told_and_counts_as_none(case: Path, tmp_path: Path) -> None:
+    (case / "review.json").write_bytes(b"{")
+    job = Job()
+    receipt = export(case, tmp_path / "out.nii.gz", job=job)
+    assert "damaged" in job.notes[0]
+    assert receipt.warnings[0].startswith("not looked at: slices 2 to 5 of axis 0")
+    assert (case / "review.json").read_bytes() == b"{"

@@ -119,6 +119,8 @@ def export(
         mask = load_mask(mask, image=on, entry=entry, kind=kind, job=job)
         if review is None and is_case(folder):
             review = Review.load(folder, shape=mask.geometry.shape, is_read_only=True)
+            if review.notice:
+                job.say(review.notice)
     if on is not None:
         mask.require_on(on)
         # A mask read onto this very image may carry what its own file said beside its header.
