@@ -22,7 +22,6 @@ from maskloop.core.image import Image
 from maskloop.gui import layers
 from maskloop.gui import panel as panel_module
 from maskloop.gui.placement import Placement
-from maskloop.gui.sections import predict as predict_module
 from maskloop.gui.tips import TIPS
 
 Settle = Callable[[Any], None]
@@ -61,8 +60,13 @@ def test_predict_makes_one_named_undoable_layer_in_place(window: Any, settle: Se
     assert layers.mask_of(result)[0].geometry.matches(ct().geometry)
     assert list(result.features["name"]) == ["background", "liver", "tumour"]
     assert panel.host.labels.layer is result
-    result.undo()
+    case = panel.host.editors.of(result).case
+    (edit,) = case.history
+    assert (edit.kind, edit.author) == ("model", "fake3d")
+    assert {"model", "weights", "device", "seconds", "parameters", "version"} <= set(edit.about)
+    panel.correct.undo.click()
     assert not result.data.any()
+    assert not layers.table_of(result)
 
 
 def test_a_second_run_is_a_step_in_the_same_layer(window: Any, settle: Settle) -> None:
@@ -75,27 +79,17 @@ def test_a_second_run_is_a_step_in_the_same_layer(window: Any, settle: Settle) -
     result.selected_label = 2
     result.paint((5, 2, 2), 2)
     painted = result.data.copy()
+    by_hand = painted == 2
+    by_hand[layers.bare(viewer.layers["ct"]).data == 150] = False
+    assert by_hand.any()
+    viewer.layers["ct"].data[:] = -1000  # the model now finds nothing
     panel.predict.run.click()
     settle(panel)
-    assert [x.name for x in viewer.layers] == ["ct", "ct_fake3d"]
-    assert not np.array_equal(result.data, painted)
-    result.undo()
+    assert [x.name for x in viewer.layers] == ["ct", "ct_fake3d", "refused"]
+    assert np.array_equal(result.data > 0, by_hand)
+    assert f"{by_hand.sum()} voxels painted by hand" in panel.host.message.text()
+    panel.correct.undo.click()
     assert np.array_equal(result.data, painted)
-
-
-def test_a_mask_too_large_for_undo_gets_a_layer_of_its_own(
-    window: Any, settle: Settle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predict_module, "MOST_UNDONE", 10)
-    viewer, panel = window
-    image = add_ct(viewer)
-    panel.predict.choose("fake3d")
-    for _ in range(2):
-        panel.host.image.choose(image)
-        panel.predict.run.click()
-        settle(panel)
-    assert len(viewer.layers) == 3
-    assert np.array_equal(layers.bare(viewer.layers[2]).data == 1, image.data == 70)
 
 
 def test_the_model_proposed_fits_the_image(window: Any) -> None:
@@ -186,7 +180,7 @@ def test_renamed_and_deleted_layers_are_followed(window: Any, settle: Settle) ->
     assert panel.host.image.layer is None
     assert panel.host.labels.layer is None
     assert not panel.predict.run.isEnabled()
-    assert not panel.correct.apply.isEnabled()
+    assert not panel.correct.toolbox.apply.isEnabled()
     assert not panel.export.run.isEnabled()
 
 
@@ -242,7 +236,9 @@ def test_a_coronal_view_stands_on_its_feet(window: Any) -> None:
     assert str(viewer.scene.camera.orientation[1]) == "down"
 
 
-def test_a_tool_is_one_undoable_step_on_the_selected_label(window: Any, settle: Settle) -> None:
+def test_a_tool_is_one_undoable_step_on_the_selected_label(
+    window: Any, settle: Settle, qtbot: Any
+) -> None:
     viewer, panel = window
     add_ct(viewer)
     panel.correct.new.click()
@@ -250,11 +246,13 @@ def test_a_tool_is_one_undoable_step_on_the_selected_label(window: Any, settle: 
     labels.data_setitem(np.nonzero(np.ones((2, 2, 2))), 1)
     labels.data_setitem((np.array([5, 5, 5]), np.array([9, 9, 9]), np.array([8, 9, 10])), 1)
     before = labels.data.copy()
-    panel.correct.tool.setCurrentText("islands")
-    panel.correct.apply.click()
+    editor = panel.host.editors.of(labels)
+    editor.flush()
+    panel.correct.toolbox.over_hand.setChecked(True)
+    panel.correct.toolbox.choose("islands")
+    panel.correct.toolbox.apply.click()
+    qtbot.waitUntil(lambda: (labels.data > 0).sum() == 8, timeout=20_000)
     settle(panel)
-    assert panel.correct.options.values()
-    assert (labels.data > 0).sum() == 8
     panel.correct.undo.click()
     assert np.array_equal(labels.data, before)
     panel.correct.redo.click()
@@ -272,16 +270,16 @@ def test_the_class_table_names_chooses_and_hides(window: Any, settle: Settle) ->
     assert [table.item(r, 2).text() for r in range(table.rowCount())] == ["liver", "tumour"]
     table.selectRow(1)
     assert result.selected_label == 2
-    assert panel.correct.target.text() == "tumour"
+    assert result.selected_label == 2
     result.selected_label = 1
-    assert panel.correct.target.text() == "liver"
+    assert table.currentRow() == 0 or table.selectionModel().selectedRows()[0].row() == 0
     table.item(1, 2).setText("metastasis")
     assert layers.table_of(result)[2].name == "metastasis"
     from qtpy.QtCore import Qt
 
     table.item(1, 3).setCheckState(Qt.CheckState.Unchecked)
     assert result.get_color(2)[3] == 0
-    panel.correct.add_label.click()
+    panel.correct.classes.add_label.click()
     assert result.selected_label == 3
     assert table.rowCount() == 3
 
@@ -290,7 +288,7 @@ def test_labels_of_another_plugin_are_listed_on_demand(window: Any) -> None:
     viewer, panel = window
     viewer.add_labels(np.array([[0, 4], [9, 9]]), name="theirs")
     assert panel.correct.table.rowCount() == 0
-    panel.correct.scan.click()
+    panel.correct.classes.scan.click()
     assert panel.correct.table.rowCount() == 2
 
 
@@ -298,8 +296,8 @@ def test_background_is_not_corrected(window: Any) -> None:
     viewer, panel = window
     labels = viewer.add_labels(np.zeros((5, 5), np.uint8))
     labels.selected_label = 0
-    assert not panel.correct.apply.isEnabled()
-    assert "background" in panel.correct.reason.text()
+    assert not panel.correct.toolbox.apply.isEnabled()
+    assert "background" in panel.correct.toolbox.reason.text()
 
 
 def test_export_shows_the_receipt_and_keeps_the_grid(
@@ -387,7 +385,7 @@ def test_strokes_on_new_labels_of_napari_are_in_the_journal(window: Any, tmp_pat
     labels = layers.bare(viewer.layers[-1])
     labels.brush_size = 3
     labels.paint((3, 4, 5), 1)
-    panel.correct.journals.close()
+    panel.host.keeping.close()
     kept = replay(case_folder(path))
     place = layers.placement_of(layers.bare(image))
     assert np.array_equal(place.shown(kept.data), labels.data)
@@ -524,7 +522,12 @@ def test_one_task_at_a_time(window: Any, fake_models: Callable[..., None], settl
     add_ct(viewer)
     panel.predict.choose("slow")
     panel.predict.run.click()
-    for button in (panel.predict.run, panel.correct.apply, panel.export.run, panel.train.run):
+    for button in (
+        panel.predict.run,
+        panel.correct.toolbox.apply,
+        panel.export.run,
+        panel.train.run,
+    ):
         assert not button.isEnabled()
     panel.host.stop_button.click()
     settle(panel)

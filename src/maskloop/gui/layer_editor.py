@@ -114,25 +114,23 @@ class LayerEditor:
         The layer follows, and what was refused is shown. May be called from any thread.
         """
         self.flush()
-        options["about"] = self._about(options.get("about") or {})
+        options["about"] = self.facts(options.get("about") or {})
         change = self.case.change(_unsigned(ids), box=box, mask=self.mask_name, **options)
         if threading.current_thread() is threading.main_thread():
-            self.keeper.deliver()
-            self._editors.tell(self, change)
+            self.settled(change)
         return change
 
     def change_later(
         self, ids: Ids, box: Box | None, done: Callable[[Change], None], **options: Any
     ) -> None:  # Any: as for `Case.change`
         """As `change`, beside the window where the box is large; `done` follows in the window."""
-        options["about"] = self._about(options.get("about") or {})
+        options["about"] = self.facts(options.get("about") or {})
 
         def work() -> Change:
             return self.case.change(_unsigned(ids), box=box, mask=self.mask_name, **options)
 
         def end(change: Change) -> None:
-            self.keeper.deliver()
-            self._editors.tell(self, change)
+            self.settled(change)
             done(change)
 
         def begin() -> Slow | None:
@@ -143,6 +141,11 @@ class LayerEditor:
 
         self.take_strokes()
         self.keeper.turns.add(begin)
+
+    def settled(self, change: Change) -> None:
+        """Draw a change that was made, and tell what it was refused; in the window's thread."""
+        self.keeper.deliver()
+        self._editors.tell(self, change)
 
     def set_labels(self, table: LabelTable, words: str = "") -> Edit:
         """Give the mask another table, as one step."""
@@ -291,7 +294,7 @@ class LayerEditor:
                     tool=tool,
                     words=words,
                     kind="person",
-                    about=self._about({}),
+                    about=self.facts({}),
                     mask=self.mask_name,
                 )
         except MaskloopError as error:
@@ -320,7 +323,7 @@ class LayerEditor:
 
         return Slow(work, end)
 
-    def _about(self, facts: Mapping[str, Any]) -> dict[str, Any]:  # Any: plain JSON values
+    def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:  # Any: plain JSON values
         """Return the facts of a step; the first of a mask tells what its layer is called."""
         if self._is_named:
             return dict(facts)

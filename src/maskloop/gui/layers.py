@@ -388,7 +388,9 @@ def table_of(layer: Layer) -> LabelTable:
 def set_table(layer: Layer, table: LabelTable) -> None:
     """Give a Labels layer's ids names and colours, keeping its place."""
     layer.metadata[KEY] = replace(placement_of(layer), labels=table)
-    for name, value in appearance(table).items():
+    # A table that lost its last row must not leave that row's name behind.
+    look = appearance(table) or {"features": {"index": [0], "name": ["background"]}}
+    for name, value in look.items():
         setattr(layer, name, value)
 
 

@@ -18,6 +18,7 @@ from maskloop.gui.editing import source_of
 from maskloop.gui.ghost import Ghost
 from maskloop.gui.history_view import HistoryView
 from maskloop.gui.host import Host, set_setting
+from maskloop.gui.keys import Keys
 from maskloop.gui.layer_editor import LayerEditor, refusal_of
 from maskloop.gui.ondisk import Found
 from maskloop.gui.section import Section, beside, tipped, words
@@ -62,6 +63,7 @@ class CorrectSection(Section):
         self._place(self.refusal, self.history)
         self.form().addRow("Brush", self.brush)
         self._place(self.toolbox, self.kept, self.choose_workspace)
+        self.keys = Keys(host.viewer, self)
         self._connect()
         self._labels_changed()
 
@@ -135,7 +137,8 @@ class CorrectSection(Section):
         self._host.keeping.try_again()
 
     def release(self) -> None:
-        """Stop listening to the layer."""
+        """Stop listening to the layer, and give the keys back."""
+        self.keys.release()
         self.classes.release()
         self.brush.release()
         self.toolbox.release()

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSpinBox
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QSpinBox
 
+from maskloop import __version__
+from maskloop.core.case import Change
 from maskloop.core.job import Job
+from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.gui import layers
+from maskloop.gui import layers, model_step
 from maskloop.gui.choices import slim
 from maskloop.gui.host import Host, setting
 from maskloop.gui.runner import Run
@@ -23,8 +26,6 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 CHANNELS = ("all colours", "red", "green", "blue", "alpha")
 # Chosen first where nobody has chosen, the first one that is there.
 FIRST = {2: ("nuclei",), 3: ("liver-tumour", "phantom-liver")}
-# napari keeps 24 bytes and more a changed voxel for undo; past this, undo is deleting the layer.
-MOST_UNDONE = 5_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +66,8 @@ class PredictSection(Section):
             self.rows_of_form.addRow("Frame", spin)
         self.rows_of_form.addRow("Colours", self.channel)
         self.rows_of_form.addRow("Device", self.device)
+        self.candidates = tipped(QCheckBox("List what it nearly drew"), TIPS["list_candidates"])
+        self.candidates.setChecked(True)
         self.about = words()
         self.reason = words()
         self.reason.setStyleSheet("color: #ffcf66; background: transparent;")
@@ -73,7 +76,7 @@ class PredictSection(Section):
         self.gpu = words()
         self.gpu.setStyleSheet("color: #ffcf66; background: transparent;")
         self.gpu.hide()
-        for widget in (self.about, self.gpu, self.reason, self.run):
+        for widget in (self.candidates, self.about, self.gpu, self.reason, self.run):
             self.rows.addWidget(widget)
         self.run.clicked.connect(self.start)
         self.refresh.clicked.connect(self.refill)
@@ -142,14 +145,19 @@ class PredictSection(Section):
         wanted = Wanted(layer, name, self._frame(), f"{layer.name}_{name}")
         seen = layers.capture(layer, frame=wanted.frame, channel=self._channel(layer))
 
-        def work(job: Job) -> Any:  # Any: a Prediction; its type would import the loop
-            from maskloop.loop.predict import predict
+        has_candidates = self.candidates.isChecked() and not wanted.frame
+
+        def work(job: Job) -> Any:  # Any: a Prediction and facts; its type would import the loop
+            from maskloop.desk.draft import facts
+            from maskloop.loop.predict import Predictor
             from maskloop.ops.device import spare_a_core
 
             spare_a_core()
-            return predict(seen.image(), name, device=device, job=job)
+            predictor = Predictor(name, device, job=job)
+            found = predictor.predict(seen.image(), job, candidates=has_candidates)
+            return found, {**facts(found, predictor.card), "version": __version__}
 
-        self._host.start(work, name, lambda found: self._show(wanted, found))
+        self._host.start(work, name, lambda found: self._show(wanted, *found))
 
     def release(self) -> None:
         """Stop listening to the viewer."""
@@ -157,15 +165,43 @@ class PredictSection(Section):
             self._gpu_run.stop()
         self._host.viewer.dims.events.current_step.disconnect(self._follow_slider)
 
-    def _show(self, wanted: Wanted, found: Any) -> None:  # Any: a Prediction
+    def _show(self, wanted: Wanted, found: Any, about: dict[str, Any]) -> None:  # Any: Prediction
         mask = found.mask.checked()
-        target = write_result(self._host.viewer, wanted, mask)
+        target = result_layer(self._host.viewer, wanted, mask)
         self._host.labels.choose(target)
-        many = len(mask.labels)
-        kind = "objects" if mask.labels.kind == "objects" else "classes"
-        notes = " ".join(found.notes)
-        text = f"{target.name}: {many} {kind} in {found.seconds:.1f} s on {found.device}. {notes}"
-        self._host.say(text.strip(), "good" if many else "warning")
+        editor = self._host.editors.of(target)
+        if editor is None:
+            layers.set_table(target, mask.labels)
+            layers.apply_ids(target, mask.data, frame=wanted.frame)
+            self._say(target, found, "")
+            return
+
+        def done(change: Change) -> None:
+            if found.candidates is not None:
+                editor.case.review.propose(found.candidates)
+                self._host.reviewed.emit()
+            self._say(target, found, change.refused.words if change.refused else "")
+
+        model_step.draw(
+            editor,
+            mask,
+            wanted.frame,
+            done,
+            tool=found.model,
+            words=f"{found.model}: {len(mask.labels)} labels",
+            author=found.model,
+            about=about,
+        )
+
+    def _say(self, target: Any, found: Any, refused: str) -> None:  # Any: a layer, a Prediction
+        table = found.mask.labels
+        kind = "objects" if table.kind == "objects" else "classes"
+        notes = " ".join((*found.notes, f"{refused}." if refused else ""))
+        text = (
+            f"{target.name}: {len(table)} {kind} in {found.seconds:.1f} s on {found.device}. "
+            f"{notes}"
+        )
+        self._host.say(text.strip(), "good" if table else "warning")
 
     def _take_choice(self) -> None:
         self._was_chosen = True
@@ -264,29 +300,19 @@ class PredictSection(Section):
         return chosen - 1 if layer.rgb and chosen > 0 else None
 
 
-def write_result(viewer: Any, wanted: Wanted, mask: Mask) -> Any:  # Any: napari is untyped
-    """Put a mask into its result layer as one undoable step; make the layer if there is none.
-
-    A mask too large for one step of napari's history goes into a layer of its own.
-    """
+def result_layer(viewer: Any, wanted: Wanted, mask: Mask) -> Any:  # Any: napari is untyped
+    """Return the layer that a model's result goes into; make an empty one if there is none."""
     from napari.layers import Layer
 
     base = wanted.image
-    table = mask.labels
     known = [layers.bare(x) for x in viewer.layers if x.name == wanted.name]
-    fitting = [x for x in known if layers.same_grid(x, base) and layers.holds(x, table)]
-    is_large = mask.data.size > MOST_UNDONE and int((mask.data > 0).sum()) > MOST_UNDONE
-    if fitting and not is_large:
+    fitting = [x for x in known if layers.same_grid(x, base) and x.editable]
+    if fitting:
         target = fitting[0]
-        old = layers.table_of(target)
-        keeps = table.kind == "classes" or bool(wanted.frame)
-        layers.set_table(target, old.with_rows(table.values()) if keeps else table)
     else:
-        data, options, kind = layers.blank_like(base, table, wanted.name)
-        if is_large and not wanted.frame:
-            data = layers.placement_of(base).shown(mask.data).astype(data.dtype, order="C")
-        target = layers.bare(viewer.add_layer(Layer.create(data, options, kind)))
-    layers.apply_ids(target, mask.data, frame=wanted.frame)
+        data, options, kind = layers.blank_like(base, LabelTable(), wanted.name)
+        room = layers.blank_like(base, mask.labels, wanted.name)[0].dtype
+        target = layers.bare(viewer.add_layer(Layer.create(data.astype(room), options, kind)))
     viewer.layers.selection.active = target
     return target
 
