@@ -133,6 +133,7 @@ def between() -> None:
     from maskloop.core.geometry import Geometry
     from maskloop.core.image import Image
     from maskloop.core.mask import Mask
+    from maskloop.loop.correct import prepare
     from maskloop.tools.interpolate import interpolate
 
     def drawn(frame: int) -> np.ndarray:
@@ -146,10 +147,12 @@ def between() -> None:
         return Mask.like(Image(ids, grid), ids, ["liver"])
 
     small, large = mask_of(drawn(512)), mask_of(drawn(1024))
+    boxes = [prepare(mask, "interpolate", label=1).work for mask in (small, large)]
     base = "signed distances of whole frames"
     contenders = {
         "ours": lambda: interpolate(small, label=1),
-        "ours, frames of 1024x1024": lambda: interpolate(large, label=1),
+        "ours, on the box that `correct` cuts": boxes[0].run,
+        "the same of frames of 1024x1024": boxes[1].run,
         base: lambda: whole_frames(small.data),
     }
     if importlib.util.find_spec("napari_label_interpolator"):
