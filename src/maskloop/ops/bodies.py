@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.ops.recist import longest
+from maskloop.ops.runs import by_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ def bodies(runs: Runs, planes: Planes, pixels: Pixels | None) -> dict[int, Body]
     """Return the body of every owner of some runs."""
     if not len(runs):
         return {}
-    runs = runs.chosen(np.argsort(runs.owners, kind="stable"))
+    runs = runs.chosen(by_value(runs.owners))
     rows, owners = _rows(runs, planes.shape, pixels)
     slices, slice_owners = _slices(rows, owners, planes)
     found = {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Numbers = npt.NDArray[Any]  # Any: whichever integer type is wide enough
 
-_MARGIN, _WIDER = 2, 4  # voxels round the change at first, and how many times more at each try
+_MARGIN = 2  # voxels round the change at first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,10 +93,8 @@ def rejoined(
     Joined or None
         None where a larger window would be needed.
     """
-    margin = _MARGIN
-    near = _grown(changed, 1, stack.shape)
+    near, window = (_grown(changed, margin, stack.shape) for margin in (1, _MARGIN))
     while True:
-        window = _grown(changed, margin, stack.shape)
         if _size(window) > most:
             return None
         pieces = connected((stack[window] == label).view(np.uint8))
@@ -107,17 +105,22 @@ def rejoined(
         touched = set(tally(old[inner]))
         leaving = _leaving(pieces, old, window, stack.shape)
         exits: dict[int, int] = {}
-        is_settled = True
+        unsettled = set()
         for piece, number in leaving:
-            if is_touched[piece] and number in touched and not _holds(window, windows(number)):
-                is_settled &= exits.setdefault(number, piece) == piece
-        if is_settled:
+            if (
+                is_touched[piece]
+                and number in touched
+                and not _holds(window, windows(number))
+                and exits.setdefault(number, piece) != piece
+            ):
+                unsettled.add(number)
+        if not unsettled:
             break
-        margin *= _WIDER
+        wider = _grown(window, max(part.stop - part.start for part in window), stack.shape)
+        whole = _holding([window, *(windows(number) for number in unsettled)])
+        window = min(wider, whole, key=_size)
     group = np.cumsum(is_touched) * is_touched
-    for piece, number in paired(
-        pieces[(pieces != 0) & (old != 0)], old[(pieces != 0) & (old != 0)]
-    ):
+    for piece, number in paired(pieces, old):
         # What the change does not reach hangs on outside the window.
         if not is_touched[piece] and number in exits:
             group[piece] = group[exits[number]]
@@ -162,6 +165,14 @@ def _grown(window: Window, margin: int, shape: Sequence[int]) -> Window:
 def _within(inner: Window, outer: Window) -> Window:
     z, y, x = (
         slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True)
+    )
+    return z, y, x
+
+
+def _holding(windows: Sequence[Window]) -> Window:
+    z, y, x = (
+        slice(min(w[axis].start for w in windows), max(w[axis].stop for w in windows))
+        for axis in range(3)
     )
     return z, y, x
 
