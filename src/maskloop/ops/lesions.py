@@ -24,6 +24,8 @@ _STEPS = 28  # of the working grid along the axis; 45 along the box: the answer 
 _WIDTH, _HEIGHT = 0.8, 0.75  # of the first ellipsoid, across the axis and across its slice
 _SHAPE, _SURFACE = 1.1, 1.4  # weights beside the evidence of the intensities
 _MOST_EVIDENCE = 2.0  # of one voxel, in nats
+_MOST = 1.07  # lengths: nothing of the lesion is further from either end; some slack
+_SURE = 0.88  # share of the axis that lies in the lesion in any case
 _REFITS = 3
 _LEAST_EVIDENCE = 0.5  # mean evidence for the two samples together; noise alone gives less
 
@@ -177,7 +179,7 @@ def _frame(grid: _Grid, ends: npt.NDArray[np.float64], length: float) -> tuple[_
     frame = _Frame(project(along), tuple(project(direction) for direction in across))
     # The longest diameter: nothing of the lesion lies further than its length from either end.
     far = np.square(np.abs(frame.along) + 1) + frame.off_axis
-    return frame, (far <= (2 * 1.06) ** 2) & (np.abs(frame.along) <= 1.08)
+    return frame, (far <= (2 * _MOST) ** 2) & (np.abs(frame.along) <= _MOST)
 
 
 def _cut(
@@ -186,7 +188,7 @@ def _cut(
     """Return the share of each block in the lesion, and whether inside and outside differ."""
     from scipy import ndimage
 
-    on_axis = (np.abs(frame.along) < 0.88) & (frame.off_axis <= 0.12**2) | (first < 0.06)
+    on_axis = (np.abs(frame.along) < _SURE) & (frame.off_axis <= 0.12**2) | (first < 0.06)
     on_axis |= first == first.min()
     core = (np.square(frame.along / np.float32(0.8)) + frame.off_axis / np.float32(0.35**2)) <= 1
     inside, outside = core | on_axis, (first > 1.7) & (first < 3.2)
@@ -211,8 +213,8 @@ def _cut(
         if int(region.sum()) < least:
             return first, False
         shape = frame.ellipsoid(*_fitted(frame, region))
-        eroded = ndimage.binary_erosion(region)
-        inside = eroded if int(eroded.sum()) >= 8 else inside
+        # With its edge: learned from the inner part alone, small lesions come out too small.
+        inside = region
         outside = (shape > 1.35) & (shape < 3) & ~region
     kept = np.where(region, np.float32(0) if share is None else share, np.float32(0))
     return ndimage.gaussian_filter(kept, 0.6), True

@@ -79,7 +79,8 @@ def walker(
 
     What a person painted with the label is inside; where nobody painted it, all of it is. Outside
     are all other labels, what a person erased, the given points, and all that is too far away. The
-    label's voxels that nobody painted are decided anew; other labels stay.
+    label's voxels near the scribbles that nobody painted are decided anew; those further away, such
+    as other lesions of the label, and other labels stay.
 
     Parameters
     ----------
@@ -134,11 +135,12 @@ def walker(
         seeds[hand[box] & (part == 0)] = scribbles.OUTSIDE
     seeds[_dabs(outside, spacing, mask, box)] = scribbles.OUTSIDE
     seeds[drawn[box]] = scribbles.INSIDE
-    seeds[(regions.distance(drawn[box], spacing) > within) & (seeds == 0)] = scribbles.OUTSIDE
+    is_far = regions.distance(drawn[box], spacing) > within
+    seeds[is_far & (seeds == 0)] = scribbles.OUTSIDE
     found = scribbles.divided(
         pixels[box], spacing, seeds, method=method, contrast=contrast, surface=surface
     )
-    part[part == label] = 0
+    part[(part == label) & ~is_far] = 0
     part[found & (part == 0)] = label
     return ids
 
