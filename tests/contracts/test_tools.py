@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from maskloop.cli import main
 from maskloop.core.edits import Edit
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
@@ -25,7 +26,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "threshold": {"lower": 40.0, "where": "both"},
     "logic": {"other": "tumour", "margin": 2.0},
     "merge": {"other": "tumour", "gap": 2.0},
-    "relabel": {"to": "tumour"},
+    "relabel": {"becomes": "tumour"},
     "copy_slice": {"at": ((6.0, 15.0, 14.0),), "slices": 2},
     "brush": {"path": ((6.0, 12.0, 10.0), (6.0, 18.5, 21.0)), "radius": 3.5},
     "paint_range": {"path": ((6.0, 12.0, 10.0), (6.0, 18.5, 21.0)), "lower": 30.0},
@@ -39,7 +40,7 @@ NEEDED: dict[str, dict[str, object]] = {
 MORE: dict[str, tuple[dict[str, object], ...]] = {
     "grow": ({"margin": -1.5},),
     "holes": ({"largest": 40.0, "across": "slices", "axis": "x"},),
-    "relabel": ({"to": None, "at": ((6.0, 15.0, 14.0),)},),
+    "relabel": ({"becomes": None, "at": ((6.0, 15.0, 14.0),)},),
     "delete": ({"at": ((6.0, 15.0, 14.0),)},),
     "split": ({"parts": 3}, {"distance": 1.0, "neck": 1.0}, {"at": ((6.0, 15.0, 14.0),)}),
     "interpolate": ({"every": 3}, {"every": 2, "axis": "y", "longest": 30.0}),
@@ -276,6 +277,13 @@ def test_its_signature_makes_a_form_and_flags(name):
             assert parameter.maximum is not None, parameter.name
         if not parameter.is_optional:
             assert parameter.checked(parameter.default) == parameter.default
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_options_are_no_flags_of_the_command_itself(name):
+    flags = {flag for option in main.commands["correct"].params for flag in option.opts}
+    for parameter in parameters_of(TOOLS.get(name)):
+        assert f"--{parameter.name.replace('_', '-')}" not in flags, parameter.name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -36,20 +36,20 @@ def scene() -> np.ndarray:
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_whole_label_becomes_another(ndim):
     ids = scene()[2] if ndim == 2 else scene()
-    found = relabel(mask_of(ids), label=2, to="cyst")
+    found = relabel(mask_of(ids), label=2, becomes="cyst")
     assert np.array_equal(found, np.where(ids == 2, 3, ids))
 
 
 @pytest.mark.parametrize(("touching", "voxels"), [("corners", 19), ("faces", 18)])
 def test_only_the_piece_at_a_point_becomes_another(touching, voxels):
-    found = relabel(mask_of(scene()), label=2, to=3, at=Points([(2, 6, 6)]), touching=touching)
+    found = relabel(mask_of(scene()), label=2, becomes=3, at=Points([(2, 6, 6)]), touching=touching)
     assert (found == 3).sum() == voxels
     assert (found[2:4, 10:14, 15:19] == 2).all()
 
 
 def test_several_points_take_several_pieces():
     points = Points([(2, 6, 6), (3, 7, 7), (2, 12.4, 17)])
-    assert not (relabel(mask_of(scene()), label=2, to=3, at=points) == 2).any()
+    assert not (relabel(mask_of(scene()), label=2, becomes=3, at=points) == 2).any()
 
 
 def test_without_a_name_it_becomes_a_new_object_with_a_row():
@@ -76,7 +76,7 @@ def test_a_point_beside_the_label_is_refused(tool, point):
 
 def test_it_never_becomes_a_locked_label():
     with pytest.raises(InputError, match="got 'vessel', which is locked"):
-        relabel(mask_of(scene()), label=2, to="vessel")
+        relabel(mask_of(scene()), label=2, becomes="vessel")
 
 
 def test_a_deleted_label_leaves_background_or_what_surrounded_it():

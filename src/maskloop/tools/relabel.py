@@ -22,7 +22,7 @@ def relabel(
     image: Image | None = None,
     *,
     label: int,
-    to: Annotated[
+    becomes: Annotated[
         str | None,
         {
             "is_label": True,
@@ -56,7 +56,7 @@ def relabel(
         Not used.
     label : int
         The id to change.
-    to : str, optional
+    becomes : str, optional
         Name or id of another label; an id above the highest in use if left out.
     at : Points, optional
         Array indices on the pieces that change.
@@ -76,7 +76,7 @@ def relabel(
     box = regions.box_of(mask.data, label)
     if box is None:
         return mask.data.copy()
-    new = next_id(mask) if to is None else other_label(mask, label, to, of="relabel")
+    new = next_id(mask) if becomes is None else other_label(mask, label, becomes, of="relabel")
     if new in mask.labels and mask.labels[new].locked:
         msg = (
             f"expected an unlocked label to turn into, got {mask.labels[new].name!r}, which is "
