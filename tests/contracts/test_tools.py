@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from maskloop.cli import main
+from maskloop.cli import commands
 from maskloop.core.edits import Edit
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
@@ -281,7 +281,7 @@ def test_its_signature_makes_a_form_and_flags(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_options_are_no_flags_of_the_command_itself(name):
-    flags = {flag for option in main.commands["correct"].params for flag in option.opts}
+    flags = {flag for option in commands.commands["correct"].params for flag in option.opts}
     for parameter in parameters_of(TOOLS.get(name)):
         assert f"--{parameter.name.replace('_', '-')}" not in flags, parameter.name
 
