@@ -126,10 +126,12 @@ class Geometry:
     def voxel_size(self) -> float:
         """Volume (3D, mm3) or area (2D) of one voxel; true for sheared grids too."""
         # Not `det`: its elimination rounds even where the axes are at right angles.
-        steps = self.affine[:-1, :-1].T
+        steps = self.affine[:-1, :-1].T.tolist()
         if self.ndim == 2:
-            return float(abs(steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0]))
-        return float(abs(steps[0] @ np.cross(steps[1], steps[2])))
+            (a, b), (c, d) = steps
+            return float(abs(a * d - b * c))
+        (a, b, c), (d, e, f), (g, h, i) = steps
+        return float(abs(a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)))
 
     @property
     def axis_order(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from maskloop.ops import components
 from maskloop.ops.bodies import Pixels, bodies
 from maskloop.ops.recist import Axis, Planes, axis, shortest_across
 from maskloop.ops.regions import box_of
-from maskloop.ops.rejoin import connected
+from maskloop.ops.rejoin import connected, connected_runs
 from maskloop.ops.runs import Runs
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from maskloop.ops.bodies import Body
 
 By = Literal["pieces", "labels"]
+
+_MOST_RUNS = 1 << 21  # from which on joining them costs more than looking at all voxels
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,11 @@ def objects_of(stack: npt.NDArray[Any], *, by: By) -> tuple[Runs, dict[int, int]
     if box is None:
         return Runs.none(), {}
     part = stack[box]
-    numbers = part if by == "labels" else connected(part)
-    runs = Runs.of(numbers, stack.shape, box)
+    runs = Runs.of(part, stack.shape, box)
+    if by == "pieces" and len(runs) < _MOST_RUNS:
+        runs = connected_runs(runs, stack.shape)
+    elif by == "pieces":
+        runs = Runs.of(connected(part), stack.shape, box)
     owners, first, at = np.unique(runs.owners, return_index=True, return_inverse=True)
     z, rest = np.divmod(runs.starts[first], stack.shape[1] * stack.shape[2])
     y, x = np.divmod(rest, stack.shape[2])

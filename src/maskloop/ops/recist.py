@@ -29,12 +29,21 @@ Floats = npt.NDArray[np.float64]
 
 _PASSES = 64  # of taking away points that are no corner; more than enough, and fewer do no harm
 _PAIRS = 1 << 20  # compared at once
-# Edges of a cell of four voxel centres (first y, first x, ...) and the outline through it.
-_MIDDLES = ((0.0, 0.5), (0.5, 0.0), (0.5, 1.0), (1.0, 0.5))  # top, left, right, bottom
-_OUTLINES = {
-    (0, 1): (1, 6, 14), (0, 2): (2, 9, 13), (1, 3): (4, 9, 11),
-    (2, 3): (6, 7, 8), (0, 3): (5, 10), (1, 2): (3, 12),
+# The outline through a cell of four voxel centres, by which of them are inside (1: first row, first
+# column; 2: first row, second column; 4, 8: second row): between the middles of which of its sides.
+_SIDES = np.array([[0.0, 0.5], [0.5, 0.0], [0.5, 1.0], [1.0, 0.5]])  # top, left, right, bottom
+_TOP, _LEFT, _RIGHT, _BOTTOM = range(4)
+_LINES = {
+    1: (_TOP, _LEFT), 2: (_TOP, _RIGHT), 3: (_LEFT, _RIGHT), 4: (_LEFT, _BOTTOM),
+    5: (_TOP, _BOTTOM), 6: (_TOP, _LEFT), 7: (_RIGHT, _BOTTOM), 8: (_RIGHT, _BOTTOM), 9: (_TOP, _RIGHT),
+    10: (_TOP, _BOTTOM), 11: (_LEFT, _BOTTOM), 12: (_LEFT, _RIGHT), 13: (_TOP, _RIGHT),
+    14: (_TOP, _LEFT),
 }  # fmt: skip
+_SECOND_LINES = {6: (_RIGHT, _BOTTOM), 9: (_LEFT, _BOTTOM)}  # voxels that touch at a corner only
+_LINE, _SECOND = np.zeros((16, 2, 2)), np.zeros((16, 2, 2))
+for _ends, _table in ((_LINES, _LINE), (_SECOND_LINES, _SECOND)):
+    for _code, _pair in _ends.items():
+        _table[_code] = _SIDES[list(_pair)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,15 +269,17 @@ def _outline(region: npt.NDArray[np.bool_]) -> Floats:
     ----------
     .. [1] W. E. Lorensen and H. E. Cline, "Marching cubes", SIGGRAPH 1987, in two dimensions.
     """
-    padded = np.pad(region, 1).view(np.uint8)
-    code = padded[:-1, :-1] + 2 * padded[:-1, 1:] + 4 * padded[1:, :-1] + 8 * padded[1:, 1:]
-    pieces = []
-    for (one, other), codes in _OUTLINES.items():
-        lookup = np.zeros(16, dtype=bool)
-        lookup[list(codes)] = True
-        cells = np.argwhere(lookup[code]) - 1.0  # the padding's first row is row -1
-        pieces.append(np.stack((cells + _MIDDLES[one], cells + _MIDDLES[other]), axis=1))
-    return np.concatenate(pieces)
+    height, width = region.shape
+    inside = np.zeros((height + 2, width + 2), dtype=np.uint8)
+    inside[1:-1, 1:-1] = region
+    codes = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, :-1] + 8 * inside[1:, 1:]
+    at = np.flatnonzero((codes != 0) & (codes != 15))
+    code = codes.reshape(-1)[at]
+    cells = np.stack(np.divmod(at, width + 1), axis=1)[:, None] - 1.0  # first row: outside
+    is_double = (code == 6) | (code == 9)
+    second = cells[is_double] + _SECOND[code[is_double]]
+    found: Floats = np.concatenate((cells + _LINE[code], second))
+    return found
 
 
 def axes_of(region: npt.NDArray[np.bool_], geometry: Geometry) -> tuple[Axis, Axis] | None:
