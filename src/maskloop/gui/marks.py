@@ -12,7 +12,12 @@ from maskloop.gui import layers
 from maskloop.gui.pickers import DRAWING, shown_points
 
 Spot = Sequence[float]
-_RING = {"symbol": "ring", "face_color": "#ffe14d", "border_width": 0}
+_RING = {
+    "symbol": "disc",
+    "face_color": "transparent",
+    "border_color": "#ffe14d",
+    "border_width": 0.06,
+}
 _LINE = {"edge_color": "#ffe14d", "edge_width": 0.5}
 
 

@@ -50,13 +50,13 @@ def columns_for(unit: str, ndim: int) -> tuple[Column, ...]:
         ),
         Column(
             "Long",
-            lambda r: f"{r.measured.long_axis.length:.1f}",
+            lambda r: _length_words(r.measured.long_axis.length),
             lambda r: r.measured.long_axis.length,
             f"longest line in one slice, in {unit}",
         ),
         Column(
             "Short",
-            lambda r: f"{r.measured.short_axis.length:.1f}",
+            lambda r: _length_words(r.measured.short_axis.length),
             lambda r: r.measured.short_axis.length,
             f"longest line across it, in {unit}",
         ),
@@ -79,6 +79,10 @@ def _number_words(row: Row) -> str:
     return str(number_of(row)) if number_of(row) > 0 else "\N{EN DASH}"
 
 
+def _length_words(length: float) -> str:
+    return f"{length:.1f}" if length < 100 else f"{length:.0f}"
+
+
 def unit_of(unit: str, ndim: int) -> str:
     """Return the unit of a volume or an area."""
     power = {3: "\N{SUPERSCRIPT THREE}", 2: "\N{SUPERSCRIPT TWO}"}
@@ -90,7 +94,8 @@ def size_words(size: float, unit: str, ndim: int) -> str:
     if unit != "mm":
         return f"{size:.0f}"
     if ndim == 3 and size >= 1000:
-        return f"{size / 1000:.0f} mL" if size >= 100_000 else f"{size / 1000:.3g} mL"
+        millilitres = size / 1000
+        return f"{millilitres / 1000:.3g} L" if millilitres >= 1000 else f"{millilitres:.3g} mL"
     return f"{size:.3g}" if size < 100 else f"{size:.0f}"
 
 

@@ -146,6 +146,7 @@ class CandidateView(QTableView):
         if row >= 0:
             self.selectRow(row)
         model.blockSignals(before)
+        self.setFixedHeight(min(max(4 + 22 * (1 + len(candidates)), 70), 190))
         self.viewport().update()
 
     def step(self, by: int) -> None:

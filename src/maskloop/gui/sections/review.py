@@ -60,8 +60,6 @@ class ReviewSection(Section):
         self.strip = tipped(CoverageStrip(), TIPS["coverage"])
         self.coverage = words()
         self.list = tipped(CandidateView(), TIPS["candidates"])
-        self.list.setMinimumHeight(130)
-        self.list.setMaximumHeight(190)
         self.next = tipped(QPushButton("Next (N)"), TIPS["next_candidate"])
         self.accept = tipped(QPushButton("Accept (A)"), TIPS["accept_candidate"])
         self.dismiss = tipped(QPushButton("Dismiss (D)"), TIPS["dismiss_candidate"])
@@ -229,7 +227,7 @@ class ReviewSection(Section):
         self._host.walk.take(self)
         jump(self._host.viewer, layer, one.centre)
         largest = max(part.stop - part.start for part in one.box)
-        self._mark.show(layer, [[one.centre]], size=max(8.0, 1.6 * largest))
+        self._mark.show(layer, [[one.centre]], size=max(10.0, 2.2 * largest))
 
     def take(self, number: int) -> None:
         """Draw a candidate as an object, by the person's decision, as one undoable step."""
