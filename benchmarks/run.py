@@ -16,7 +16,19 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SECTIONS = tuple(
-    f"bench_{n}" for n in ("start", "nifti", "dicom", "coco", "ops", "tools", "case", "stroke")
+    f"bench_{n}"
+    for n in (
+        "start",
+        "nifti",
+        "dicom",
+        "coco",
+        "ops",
+        "tools",
+        "draw",
+        "case",
+        "stroke",
+        "objects",
+    )
 )
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (

@@ -36,8 +36,8 @@ _TOP, _LEFT, _RIGHT, _BOTTOM = range(4)
 _LINES = {
     1: (_TOP, _LEFT), 2: (_TOP, _RIGHT), 3: (_LEFT, _RIGHT), 4: (_LEFT, _BOTTOM),
     5: (_TOP, _BOTTOM), 6: (_TOP, _LEFT), 7: (_RIGHT, _BOTTOM), 8: (_RIGHT, _BOTTOM),
-    9: (_TOP, _RIGHT), 10: (_TOP, _BOTTOM), 11: (_LEFT, _BOTTOM), 12: (_LEFT, _RIGHT), 13: (_TOP, _RIGHT),
-    14: (_TOP, _LEFT),
+    9: (_TOP, _RIGHT), 10: (_TOP, _BOTTOM), 11: (_LEFT, _BOTTOM), 12: (_LEFT, _RIGHT),
+    13: (_TOP, _RIGHT), 14: (_TOP, _LEFT),
 }  # fmt: skip
 _SECOND_LINES = {6: (_RIGHT, _BOTTOM), 9: (_LEFT, _BOTTOM)}  # voxels that touch at a corner only
 _LINE, _SECOND = np.zeros((16, 2, 2)), np.zeros((16, 2, 2))
