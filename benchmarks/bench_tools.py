@@ -103,10 +103,13 @@ def distances() -> None:
     from maskloop.ops import regions
 
     organ = ball((210, 320, 320), (100, 160, 150), (70, 110, 105))
+    field = np.zeros(SHAPE, bool)
+    field[:210, :320, :320] = organ
     timing.table(
         "Distance to the surface of a liver of 140x220x210 in 210x320x320",
         {
             "ours": lambda: regions.depth(organ, SPACING),
+            "ours, the same in 300x512x512": lambda: regions.depth(field, SPACING),
             SCIPY: lambda: ndimage.distance_transform_edt(organ, sampling=SPACING),
             "edt, 1 thread": lambda: edt.edt(organ, anisotropy=SPACING),
         },
