@@ -206,7 +206,7 @@ class ObjectIndex:
         if self._case is None or step.mask != self._name:
             return Update()
         before, mask = self._labels, self._case.masks[self._name]
-        by_model = step.edit.kind == "model" and step.edit.voxels > 0
+        by_model = step.edit.kind == "model"
         found = self.update(step.box if step.edit.voxels else (), mask=mask)
         if by_model:
             self._follow_model(is_undo=step.is_undo)
@@ -310,7 +310,7 @@ def draft_of(case: Case, name: str) -> Mask:
     steps = [edit for edit in list(case.history)[: case.history.position] if edit.mask == name]
     ids = mask.data.copy()
     for edit in reversed(steps):
-        if edit.kind == "model" and edit.voxels:
+        if edit.kind == "model":
             break
         edit.revert(ids)
     return replace(mask, data=ids)
