@@ -118,6 +118,8 @@ class Editors(QObject):
             return
         layer = editor.layer
         array = layer.data if array is None else array
+        parents.adopt(layer, [layers.bare(x) for x in self.viewer.layers])
+        editor.place = layers.placement_of(layer)
         image, source, key = self._home(layer)
         table = layers.table_of(layer)
         keeper = self._keepers.get(key)

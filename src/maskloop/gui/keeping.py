@@ -64,13 +64,16 @@ class Keeping(QObject):
         self._found: dict[Path, Found | None] = {}
         self._turns = Turns(lambda error: editors.say(str(error), "error"))
         self._ready: list[Callable[[], None]] = []
+        self._is_closed = False
         editors.changed.connect(self._follow)
 
     # Earlier cases
 
     def look(self, source: Path | None) -> None:
         """Find out, beside the window, whether an image has an earlier case."""
-        if source is None or source in self._found or not self._setting("journal", True):
+        if source is None or source in self._found or self._is_closed:
+            return
+        if not self._setting("journal", True):
             return
         keeper = self._editors.keeper_of(source)
         folder, place = self._folder(source)
@@ -127,8 +130,9 @@ class Keeping(QObject):
         editors.keep(found.source, keeper)
         shown = []
         for name, data in made:
-            layer = layers.bare(editors.viewer.add_layer(Layer.create(*data)))
-            editors.show_mask(keeper, name, layer)
+            layer = Layer.create(*data)
+            editors.show_mask(keeper, name, layer)  # before anybody else asks for its editor
+            editors.viewer.add_layer(layer)
             if case.is_read_only:
                 layer.editable = False
             shown.append(layer)
@@ -176,7 +180,7 @@ class Keeping(QObject):
         source = keeper.source
         if source is None or keeper.is_on_disk or keeper.is_settling or not keeper.is_open:
             return
-        if not len(keeper.case.history) or not self._setting("journal", True):
+        if self._is_closed or not len(keeper.case.history) or not self._setting("journal", True):
             return
         folder, place = self._folder(source)
         if place.problem or keeper.note:
@@ -232,6 +236,7 @@ class Keeping(QObject):
             ready, self._ready = self._ready, []
             for move in ready:
                 move()
+        self._is_closed = True
         self._turns.close()
         self._editors.close()
 
