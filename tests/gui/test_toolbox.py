@@ -323,3 +323,20 @@ def test_every_control_has_a_tooltip(tools: Any) -> None:
     for child in box.findChildren(QLineEdit):
         if child.parent() is box:
             assert child.toolTip()
+
+
+def test_a_drawn_rectangle_limits_all_slices(tools: Any, apply: Any) -> None:
+    panel, box, layer, ids = tools
+    box.choose("grow")
+    box.form.fields["margin"].setValue(2.0)
+    box.limit.setCurrentText(RECTANGLE)
+    box.rectangle.draw()
+    corners = [(5, 20, 34), (5, 20, 46), (5, 38, 46), (5, 38, 34)]
+    shown = shown_points(layers.placement_of(layer), corners)
+    box.rectangle.layer.add([shown], shape_type="rectangle")
+    QApplication.processEvents()
+    assert box._box() == (slice(0, SHAPE[0]), slice(20, 39), slice(34, 47))
+    apply(box)
+    changed = np.argwhere(truth(layer, panel) != ids)
+    assert changed[:, 2].min() >= 34
+    assert set(changed[:, 0]) > {5}

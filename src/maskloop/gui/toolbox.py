@@ -152,7 +152,7 @@ class ToolBox(QWidget):
             return ""
         if self.limit.currentText() == RECTANGLE and self.rectangle.value() is None:
             return "Draw the rectangle first."
-        if "points" in self._tools[tool]["needs"] and not self._is_drawn():
+        if "points" in self._tools.get(tool, {}).get("needs", ()) and not self._is_drawn():
             return f"Draw first: {self._undrawn()}."
         return self.form.problem
 
