@@ -157,7 +157,7 @@ class LiveBodies:
         ]
         was, now = self._drawn(runs, window), self.stack[window]
         is_other = was != now
-        labels = [int(n) for n in np.union1d(was[is_other], now[is_other]) if n]
+        labels = sorted({*tally(was * is_other), *tally(now * is_other)})
         found = {label: self._pieces(label, window) for label in labels}
         if any(joined is None for joined in found.values()):
             return False

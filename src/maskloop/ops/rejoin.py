@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Numbers = npt.NDArray[Any]  # Any: whichever integer type is wide enough
 
 _MARGIN = 2  # voxels round the change at first
+_FAR = 4  # an object's whole box is looked at where it is no larger than so many next tries
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,15 +156,17 @@ def rejoined(
                 unsettled.add(number)
         if not unsettled:
             break
-        wider = _grown(window, max(part.stop - part.start for part in window), stack.shape)
+        wider = _grown(window, _MARGIN + round(_size(window) ** (1 / 3) / 4), stack.shape)
         whole = _holding([window, *(windows(number) for number in unsettled)])
-        window = min(wider, whole, key=_size)
+        window = whole if _size(whole) <= _FAR * _size(wider) else wider
     group = np.cumsum(is_touched) * is_touched
     for piece, number in paired(pieces, old):
         # What the change does not reach hangs on outside the window.
         if not is_touched[piece] and number in exits:
             group[piece] = group[exits[number]]
-    old = np.where(np.isin(old, list(touched)), old, 0)
+    is_kept = np.zeros(int(old.max()) + 1, dtype=bool)
+    is_kept[list(touched)] = True
+    old = old * is_kept[old]
     heirs = {number: int(group[piece]) for number, piece in exits.items()}
     return _tight(Joined(window, old, group[pieces], heirs), changed)
 
