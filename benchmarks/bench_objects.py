@@ -17,7 +17,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.ops.measure import measure
+from maskloop.ops.measure import measure, objects_of
 from maskloop.ops.objects import ObjectIndex
 from maskloop.ops.runs import Runs, by_value
 
@@ -168,14 +168,19 @@ def lesions() -> None:
     def skimage() -> None:
         regionprops_table(label(mask.data, connectivity=3), properties=("area", "bbox"))
 
+    def volumes() -> None:
+        runs, _ = objects_of(mask.data, by="pieces")
+        np.bincount(runs.owners, weights=runs.stops - runs.starts)
+
     table(
         "Lesions of a class map 512x512x300",
         {
+            "ours: volumes": volumes,
             "ours: volumes, boxes, axes, slices": lambda: measure(mask),
             "skimage label + regionprops_table (area, box)": skimage,
             "cc3d components + statistics": lambda: full_cc3d(mask),
         },
-        "ours: volumes, boxes, axes, slices",
+        "ours: volumes",
         "volumes alone: <= 1/20 of skimage, <= 1/12 of cc3d",
     )
 
