@@ -15,21 +15,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = tuple(
-    f"bench_{n}"
-    for n in (
-        "start",
-        "nifti",
-        "dicom",
-        "coco",
-        "ops",
-        "tools",
-        "draw",
-        "case",
-        "stroke",
-        "objects",
-    )
-)
+_NAMES = ("start", "nifti", "dicom", "coco", "ops", "tools", "draw", "case", "stroke")
+SECTIONS = tuple(f"bench_{name}" for name in _NAMES)
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK", "pycocotools",

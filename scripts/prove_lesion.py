@@ -124,13 +124,13 @@ def nuclei() -> list[Case]:
 
 
 def drafted(case: Case, line: np.ndarray) -> tuple[float, float]:
-    """Return the Dice of the draft and the seconds that the whole step took."""
+    """Return the Dice of the draft and the processor seconds that the whole step took."""
     empty = Mask.like(case.image, np.zeros(case.truth.shape, np.uint8), LabelTable())
-    begun = time.perf_counter()
+    begun = time.process_time()
     done = correct(
         empty, "lesion", image=case.image, label="tumour", parameters={"line": line.tolist()}
     )
-    spent = time.perf_counter() - begun
+    spent = time.process_time() - begun
     return float(dice(done.mask.data > 0, case.truth) or 0.0), spent
 
 
@@ -163,7 +163,8 @@ def main(arguments: list[str]) -> int:
     groups = {"phantoms": phantoms(), "drawn nuclei, 2D": nuclei()}
     if (data / "MANIFEST.tsv").is_file():
         real = ircadb(data)
-        print("| true long axis | length, mm | Dice | seconds |\n|---|---|---|---|")
+        print("| true long axis | length, mm | Dice | processor seconds |\n|---|---|---|---|")
+        drafted(real[0], real[0].line)  # the first run also imports what it needs
         for case in real:
             found, spent = drafted(case, case.line)
             failed |= found < 0.8
