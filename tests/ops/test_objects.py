@@ -308,3 +308,15 @@ def test_masks_in_time_are_refused_in_words():
     image = Image(np.zeros((3, 8, 12, 3), np.uint8), mask.geometry, has_channels=True)
     with pytest.raises(InputError, match="one value a voxel"):
         ObjectIndex(mask, image)
+
+
+def test_a_case_that_starts_empty_is_followed_from_its_first_stroke():
+    empty = replace(bar(), data=np.zeros((3, 8, 12), np.uint8), labels=LabelTable())
+    case, index = following(empty)
+    assert list(index) == []
+    case.paint((1, 3, 3), radius_mm=2, label="lesion")
+    (row,) = index
+    assert (row.name, row.status, row.added) == ("lesion", "new", row.measured.size)
+    case.undo()
+    assert list(index) == []
+    assert index.lost == (0, 0.0)
