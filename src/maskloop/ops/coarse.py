@@ -16,6 +16,8 @@ Region = npt.NDArray[np.bool_]
 Ids = npt.NDArray[Any]  # Any: whichever unsigned type is narrow enough
 Blocks = tuple[int, ...]
 
+_EXACT = 64**3  # cells of the grid on which distances are measured
+
 
 def blocks_for(shape: Sequence[int], spacing: Sequence[float], most: int) -> Blocks:
     """Return voxels a block along each axis: near cubes in millimetres, about `most` in all."""
@@ -84,6 +86,19 @@ def undecided(values: npt.NDArray[Any]) -> Region:
 
     high = ndimage.maximum_filter(values, size=3)
     return np.asarray(high != ndimage.minimum_filter(values, size=3))
+
+
+def further(region: Region, spacing: Sequence[float], distance: float) -> Region:
+    """Return the voxels further than a distance from a region; where it is empty, all.
+
+    Up to 64 voxels a side exactly; larger boxes by blocks, to within a block.
+    """
+    from maskloop.ops import regions
+
+    blocks = blocks_for(region.shape, spacing, _EXACT)
+    steps = [b * s for b, s in zip(blocks, spacing, strict=True)]
+    held = means(region, blocks) > 0
+    return spread(regions.distance(held, steps) > distance, blocks, region.shape)
 
 
 def _whole(part: npt.NDArray[Any], blocks: Blocks) -> npt.NDArray[Any]:

@@ -21,6 +21,7 @@ Region = npt.NDArray[np.bool_]
 OUTSIDE, INSIDE = 1, 2
 
 _CELLS = 32_000  # of the coarse grid: a cube of 32 answers within a tenth of a second
+_OPEN = 0.4  # shares this near to one half are decided finely
 _MOST_EVIDENCE = 3.0  # of one cell, in nats
 
 
@@ -108,9 +109,12 @@ def _fine(
         for part, size, n in zip(cells, blocks, seeds.shape, strict=True)
     )
     shape = [part.stop - part.start for part in box]
-    unknown = coarse.spread(band[cells], blocks, shape) & (seeds[box] == 0)
+    fine = coarse.linear(shares[cells], blocks, shape)
+    free = seeds[box] == 0
+    region[box] = np.where(free, fine > 0.5, region[box])
+    unknown = coarse.spread(band[cells], blocks, shape) & free & (np.abs(fine - 0.5) < _OPEN)
     # What the coarse grid has settled is where the walks of the band end.
-    ends = np.where(unknown, coarse.linear(shares[cells], blocks, shape), region[box])
+    ends = np.where(unknown, fine, region[box])
     found = random_walk(
         pixels[box], spacing, ends, unknown, contrast=contrast, tolerance=0.03, rounds=12
     )
@@ -124,14 +128,17 @@ def _evidence(cells: Field, inside: Region, outside: Region, bins: int = 32) -> 
 
     if not inside.any() or not outside.any():
         return np.zeros_like(cells)
-    low, high = np.percentile(cells[inside | outside], [0.5, 99.5])
+    # Of each: a small scribble among much outside would lie beyond what most of all cells hold.
+    ends = [np.percentile(cells[region], [0.5, 99.5]) for region in (inside, outside)]
+    low, high = np.min(ends), np.max(ends)
     width = max(float(high - low), 1e-6)
     place = np.clip((cells - low) * (bins / width), 0, bins - 1).astype(int)
 
     def usual(region: Region) -> npt.NDArray[np.float64]:
         counts = np.bincount(place[region], minlength=bins).astype(np.float64)
-        counts = ndimage.gaussian_filter1d(counts, 1.5, mode="nearest")
-        return np.asarray((counts + 4 / bins) / (counts.sum() + 4))
+        counts = ndimage.gaussian_filter1d(counts, 3.0, mode="nearest")
+        # The same floor for both: an intensity that neither holds must speak for neither.
+        return np.asarray(counts / max(counts.sum(), 1) + 0.02 / bins)
 
     ratio = np.log(usual(inside) / usual(outside)).astype(np.float32)
     found: Field = np.clip(ratio, -_MOST_EVIDENCE, _MOST_EVIDENCE)[place]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask, present_ids
-from maskloop.ops import flood, regions
+from maskloop.ops import coarse, flood, regions
 from maskloop.ops.intensity import one_channel
 from maskloop.tools.base import traits
 
@@ -118,7 +118,7 @@ def seeds(
     locked = {i for i, row in mask.labels.items() if row.locked}
     begin, rivals = _begin(part, None if hand is None else hand[box], locked)
     background = len(rivals) + 1
-    begin[(regions.distance(begin != 0, spacing) > within) & (begin == 0)] = background
+    begin[coarse.further(begin != 0, spacing, within) & (begin == 0)] = background
     if nothing in rivals:
         begin[begin == rivals.index(nothing) + 1] = background
     won = flood.compete(pixels[box], spacing, begin, blur=blur)

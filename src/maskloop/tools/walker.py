@@ -11,7 +11,7 @@ from maskloop.core.geometry import Box
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
-from maskloop.ops import regions, scribbles, strokes
+from maskloop.ops import coarse, regions, scribbles, strokes
 from maskloop.ops.intensity import one_channel
 from maskloop.tools.base import traits
 
@@ -135,7 +135,7 @@ def walker(
         seeds[hand[box] & (part == 0)] = scribbles.OUTSIDE
     seeds[_dabs(outside, spacing, mask, box)] = scribbles.OUTSIDE
     seeds[drawn[box]] = scribbles.INSIDE
-    is_far = regions.distance(drawn[box], spacing) > within
+    is_far = coarse.further(drawn[box], spacing, within)
     seeds[is_far & (seeds == 0)] = scribbles.OUTSIDE
     found = scribbles.divided(
         pixels[box], spacing, seeds, method=method, contrast=contrast, surface=surface
