@@ -103,3 +103,18 @@ def test_bounds_the_wrong_way_round_are_told():
     image, mask = scene(np.zeros(SHAPE))
     with pytest.raises(InputError, match="lower up to upper"):
         region(mask, image, label=1, points=((7, 25, 30),), lower=5, upper=-5)
+
+
+def test_colours_are_taken_as_their_grey():
+    y, x = np.indices((40, 40))
+    true = np.hypot(y - 20, x - 18) <= 8
+    colours = np.where(true[..., None], (200, 40, 90), (10, 60, 20)).astype(np.uint8)
+    image = Image(colours, Geometry.pixels((40, 40)), has_channels=True)
+    mask = Mask.like(image, np.zeros((40, 40), np.uint8), ["cell"])
+    given = {"points": ((20, 18),), "within": 30.0}
+    edges = (93.0 + 0.1, 93.54 - 0.1)  # 0.299 * 200 + 0.587 * 40 + 0.114 * 90 = 93.54
+    assert np.array_equal(region(mask, image, label=1, lower=edges[0], **given) == 1, true)
+    assert not region(mask, image, label=1, upper=edges[1], **given).any()
+    odd = Image(colours[..., :2], image.geometry, has_channels=True)
+    with pytest.raises(InputError, match="one intensity or colour"):
+        region(mask, odd, label=1, lower=1.0, **given)

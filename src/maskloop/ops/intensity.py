@@ -1,4 +1,4 @@
-"""Intensities that a tool asks for: one channel, ranges, and steps per millimetre."""
+"""Intensities that a tool asks for: one a voxel, ranges, and steps per millimetre."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ if TYPE_CHECKING:
 
 Region = npt.NDArray[np.bool_]
 
+_GREY = (0.299, 0.587, 0.114)
 
-def one_channel(image: Image | None, *, of: str) -> npt.NDArray[Any]:
-    """Return the pixels of an image with one intensity a voxel.
+
+def intensities(image: Image | None, *, of: str) -> npt.NDArray[Any]:
+    """Return the pixels of an image as one intensity a voxel; of colours, their grey.
 
     Raises
     ------
     InputError
-        If there is no image, or it has channels or a time axis.
+        If there is no image, or it has a time axis or other channels than colours.
+
+    References
+    ----------
+    .. [1] ITU-R Recommendation BT.601: the weights of red, green and blue.
     """
+    if image is not None and image.has_channels and image.channels in (3, 4) and not image.has_time:
+        grey = image.data[..., :3].astype(np.float32) @ np.array(_GREY, dtype=np.float32)
+        return np.asarray(grey)
     if image is None or image.has_channels or image.has_time:
         got = "none" if image is None else f"shape {image.data.shape}"
         msg = (
-            f"expected an image with one intensity a voxel for {of}, got {got}; give the image, "
-            "one channel of it"
+            f"expected an image with one intensity or colour a voxel for {of}, got {got}; give the "
+            "image, one channel of it"
         )
         raise InputError(msg)
     return image.data

@@ -13,7 +13,7 @@ from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import lesions, strokes
-from maskloop.ops.intensity import one_channel
+from maskloop.ops.intensity import intensities
 from maskloop.tools.base import traits
 
 
@@ -57,7 +57,7 @@ def lesion(
     mask : Mask
         Ids ``(z, y, x)`` or ``(y, x)``.
     image : Image
-        Intensities on the mask's grid, one channel.
+        Intensities on the mask's grid; of a colour picture, its grey.
     label : int
         The id of the lesion; it may have voxels already, which stay.
     line : Points
@@ -76,7 +76,7 @@ def lesion(
     if not line or len(line) != 2:
         msg = f"expected the two ends of a long axis for lesion, got {line!r}; draw a line"
         raise InputError(msg)
-    pixels = one_channel(image, of="lesion")
+    pixels = intensities(image, of="lesion")
     if math.dist(*line) < 0.5:
         msg = f"expected a long axis of some voxels for lesion, got {line!r}; draw a longer line"
         raise InputError(msg)

@@ -14,7 +14,7 @@ from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import paths, strokes
-from maskloop.ops.intensity import blurred, one_channel
+from maskloop.ops.intensity import blurred, intensities
 from maskloop.tools.base import traits
 
 
@@ -97,7 +97,7 @@ def livewire(
     mask : Mask
         Ids ``(z, y, x)`` or ``(y, x)``.
     image : Image
-        Intensities on the mask's grid, one channel.
+        Intensities on the mask's grid; of a colour picture, its grey.
     label : int
         The id to fill with.
     anchors : Points
@@ -129,7 +129,7 @@ def livewire(
     if not anchors:
         msg = "expected anchors for livewire, got none; set some round the edge"
         raise InputError(msg)
-    pixels = one_channel(image, of="livewire")
+    pixels = intensities(image, of="livewire")
     ids = strokes.room_for(mask, label)
     across, number = strokes.slice_of(anchors, ids.shape, axis, of="livewire")
     kept = [k for k in range(ids.ndim) if k != across]

@@ -11,7 +11,7 @@ from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import strokes
-from maskloop.ops.intensity import in_range, one_channel
+from maskloop.ops.intensity import in_range, intensities
 from maskloop.tools.base import traits
 
 
@@ -89,7 +89,7 @@ def paint_range(
     mask : Mask
         Ids ``(z, y, x)`` or ``(y, x)``.
     image : Image
-        Intensities on the mask's grid, one channel: HU in CT.
+        Intensities on the mask's grid: HU in CT, the grey of a colour picture.
     label : int
         The id to paint.
     path : Points
@@ -118,7 +118,7 @@ def paint_range(
     if not path:
         msg = "expected a path for paint_range, got none; draw one"
         raise InputError(msg)
-    pixels = one_channel(image, of="paint_range")
+    pixels = intensities(image, of="paint_range")
     ids = strokes.room_for(mask, label)
     across = None
     if form == "disc":

@@ -13,7 +13,7 @@ from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import components, regions, strokes
-from maskloop.ops.intensity import blurred, in_range, one_channel
+from maskloop.ops.intensity import blurred, in_range, intensities
 from maskloop.tools.base import traits
 
 _Region = npt.NDArray[np.bool_]
@@ -115,7 +115,7 @@ def region(
     mask : Mask
         Ids ``(z, y, x)`` or ``(y, x)``.
     image : Image
-        Intensities on the mask's grid, one channel: HU in CT.
+        Intensities on the mask's grid: HU in CT, the grey of a colour picture.
     label : int
         The id that grows.
     points : Points
@@ -153,7 +153,7 @@ def region(
     if not points:
         msg = "expected points for region, got none; set at least one inside what you mean"
         raise InputError(msg)
-    pixels = one_channel(image, of="region")
+    pixels = intensities(image, of="region")
     ids = strokes.room_for(mask, label)
     spacing = mask.geometry.spacing
     box, near = _balls(ids.shape, spacing, points, within)

@@ -11,7 +11,7 @@ from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask, present_ids
 from maskloop.ops import coarse, flood, regions
-from maskloop.ops.intensity import one_channel
+from maskloop.ops.intensity import intensities
 from maskloop.tools.base import traits
 
 _Ids = npt.NDArray[Any]  # Any: labels come in every integer width
@@ -74,7 +74,7 @@ def seeds(
     mask : Mask
         Ids ``(z, y, x)`` or ``(y, x)``.
     image : Image
-        Intensities on the mask's grid, one channel.
+        Intensities on the mask's grid; of a colour picture, its grey.
     label : int
         The id round which labels grow.
     within : float
@@ -96,14 +96,14 @@ def seeds(
     Raises
     ------
     InputError
-        If there is no image, it has channels, or `rest` is the label itself.
+        If there is no image, it has other channels than colours, or `rest` is the label itself.
 
     References
     ----------
     .. [1] V. Vezhnevets, V. Konouchine, "GrowCut: Interactive Multi-Label N-D Image Segmentation",
        GraphiCon 2005: the same competition of seeds, by cellular automata instead of a flood.
     """
-    pixels = one_channel(image, of="seeds")
+    pixels = intensities(image, of="seeds")
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
     wide = regions.voxels_of(within, spacing)

@@ -12,7 +12,7 @@ from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import coarse, regions, scribbles, strokes
-from maskloop.ops.intensity import one_channel
+from maskloop.ops.intensity import intensities
 from maskloop.tools.base import traits
 
 _Region = npt.NDArray[np.bool_]
@@ -87,7 +87,7 @@ def walker(
     mask : Mask
         Ids ``(z, y, x)`` or ``(y, x)``.
     image : Image
-        Intensities on the mask's grid, one channel.
+        Intensities on the mask's grid; of a colour picture, its grey.
     label : int
         The id to draw.
     method : {"cut", "walker"}
@@ -111,7 +111,7 @@ def walker(
     Raises
     ------
     InputError
-        If there is no image, or it has channels.
+        If there is no image, or it has other channels than colours.
 
     References
     ----------
@@ -119,7 +119,7 @@ def walker(
        Segmentation of Objects in N-D Images", ICCV 2001.
     .. [2] L. Grady, "Random Walks for Image Segmentation", IEEE TPAMI 28, 2006.
     """
-    pixels = one_channel(image, of="walker")
+    pixels = intensities(image, of="walker")
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
     drawn = mask.data == label
