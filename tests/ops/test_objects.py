@@ -18,6 +18,8 @@ from maskloop.core.mask import Mask
 from maskloop.ops import components
 from maskloop.ops.measure import measure
 from maskloop.ops.objects import ObjectIndex
+from maskloop.ops.rejoin import connected_runs
+from maskloop.ops.runs import Runs, sparse
 
 SHAPES = ((5, 9, 11), (7, 6, 8), (1, 12, 10))
 TURNED = np.array([[0.6, 0.1, -0.4], [0.2, 0.7, 0.5], [0.5, -0.3, 2.0]])
@@ -320,3 +322,36 @@ def test_a_case_that_starts_empty_is_followed_from_its_first_stroke():
     case.undo()
     assert list(index) == []
     assert index.lost == (0, 0.0)
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.uint16, np.uint32, np.uint64])
+def test_runs_of_a_nearly_empty_stack_are_those_of_the_long_way(kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    for shape in ((3, 5, 16), (1, 9, 8), (2, 4, 6), (7, 8, 1)):
+        ids = (rng.integers(1, 4, shape) * (rng.random(shape) < 0.1)).astype(kind)
+        found, expected = sparse(ids), Runs.of(ids, shape)
+        if found is None:
+            monkeypatch.setattr("maskloop.ops.runs._SPARSE", 1)
+            found = sparse(ids)
+        assert found is not None
+        for one, other in (
+            (found.starts, expected.starts),
+            (found.stops, expected.stops),
+            (found.owners, expected.owners),
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6))
+def test_pieces_joined_from_runs_are_those_found_voxel_by_voxel(seed):
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 9, 3))
+    region = (rng.random(shape) < rng.random()).astype(np.uint8)
+    pieces = connected_runs(Runs.of(region, shape), shape)
+    drawn = pieces.drawn(shape, tuple(slice(0, n) for n in shape))
+    found, count = ndimage.label(region, np.ones((3, 3, 3)))
+    pairs = set(zip(drawn.ravel().tolist(), found.ravel().tolist(), strict=True))
+    assert len({a for a, _ in pairs if a}) == len({p for p in pairs if p[0]}) == count

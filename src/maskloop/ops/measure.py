@@ -14,7 +14,7 @@ from maskloop.ops.bodies import Pixels, bodies
 from maskloop.ops.recist import Axis, Planes, axis, shortest_across
 from maskloop.ops.regions import box_of
 from maskloop.ops.rejoin import connected, connected_runs
-from maskloop.ops.runs import Runs
+from maskloop.ops.runs import Runs, sparse
 
 if TYPE_CHECKING:
     from maskloop.core.geometry import Box, Geometry
@@ -147,15 +147,16 @@ def objects_of(stack: npt.NDArray[Any], *, by: By) -> tuple[Runs, dict[int, int]
     by : {"pieces", "labels"}
         As for `measure`.
     """
-    box = _held(stack)
-    if box is None:
-        return Runs.none(), {}
-    part = stack[box]
-    runs = Runs.of(part, stack.shape, box)
+    runs = sparse(stack)
+    if runs is None:
+        box = _held(stack)
+        runs = Runs.none() if box is None else Runs.of(stack[box], stack.shape, box)
+    if not len(runs):
+        return runs, {}
     if by == "pieces" and len(runs) < _MOST_RUNS:
         runs = connected_runs(runs, stack.shape)
     elif by == "pieces":
-        runs = Runs.of(connected(part), stack.shape, box)
+        runs = Runs.of(connected(stack), stack.shape)
     owners, first, at = np.unique(runs.owners, return_index=True, return_inverse=True)
     z, rest = np.divmod(runs.starts[first], stack.shape[1] * stack.shape[2])
     y, x = np.divmod(rest, stack.shape[2])
