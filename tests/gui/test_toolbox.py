@@ -282,7 +282,7 @@ def test_a_lesions_long_axis_drawn_in_the_picture_makes_a_draft_at_once(
         picker.layer.add([ends], shape_type="line")
     found = truth(layer, panel) == 3
     assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.8
-    assert picker.layer is None  # the drawing has done its work
+    qtbot.waitUntil(lambda: picker.layer is None, timeout=3000)  # the drawing has done its work
     assert panel.host.editors.of(layer).case.history.last.tool == "lesion"
 
 

@@ -6,7 +6,7 @@ import weakref
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QButtonGroup,
@@ -26,7 +26,7 @@ from maskloop.core.geometry import Box
 from maskloop.core.labels import LabelTable
 from maskloop.core.parameters import Parameter, Points
 from maskloop.gui import layers, parents, tool_run
-from maskloop.gui.choices import slim
+from maskloop.gui.choices import is_alive, slim
 from maskloop.gui.coverage import look_of
 from maskloop.gui.forms import Form
 from maskloop.gui.host import Host
@@ -345,11 +345,16 @@ class ToolBox(QWidget):
         self.outcome.setText(text)
         is_good = change is not None and not change.edit.is_empty
         self._host.say(text, "good" if is_good else "warning")
-        for picker in self.form.pickers:
-            picker.clear()
         if change is not None:
             self.applied.emit(change)
+        # Taking a layer out of the window costs a quarter of a second: the result is seen first.
+        QTimer.singleShot(0, self._clear_drawings)
         self._check()
+
+    def _clear_drawings(self) -> None:
+        if is_alive(self):
+            for picker in self.form.pickers:
+                picker.clear()
 
     # What there is
 
