@@ -57,7 +57,7 @@ def test_continue_opens_the_case_bit_for_bit(
 ) -> None:
     path = made(tmp_path)
     expected = corrected(path)
-    viewer, panel = opened(window, settle, path, qtbot)
+    _, panel = opened(window, settle, path, qtbot)
     text = panel.correct.banner.text.text()
     assert text.startswith("ct has 3 corrections by anna, last ")
     assert "properly" not in text
@@ -66,7 +66,7 @@ def test_continue_opens_the_case_bit_for_bit(
     labels = panel.host.labels.layer
     editor = panel.host.editors.of(labels)
     assert np.array_equal(labels.data, editor.place.shown(expected))
-    assert panel.correct.banner.isHidden()
+    qtbot.waitUntil(panel.correct.banner.isHidden, timeout=5000)
     labels.paint((1, 1, 1), 1)
     panel.correct.undo.click()
     panel.correct.undo.click()
@@ -90,7 +90,7 @@ def test_start_afresh_keeps_the_old_case(
     labels.paint((3, 3, 3), 1)  # before the answer: kept in memory, and said so
     editor = panel.host.editors.of(labels)
     editor.flush()
-    assert "until you choose" in panel.correct.kept.text()
+    qtbot.waitUntil(lambda: "until you choose" in panel.correct.kept.text(), timeout=5000)
     assert not editor.keeper.is_on_disk
     panel.correct.banner.no.click()
     panel.host.keeping.close()
@@ -103,7 +103,7 @@ def test_strokes_made_before_the_answer_join_the_case(
 ) -> None:
     path = made(tmp_path)
     expected = corrected(path)
-    viewer, panel = opened(window, settle, path, qtbot)
+    _, panel = opened(window, settle, path, qtbot)
     panel.correct.new.click()
     drawn = panel.host.labels.layer
     drawn.paint((3, 3, 3), 1)
@@ -146,7 +146,7 @@ def test_a_second_window_opens_it_for_reading_only(
     expected = corrected(path)
     with open_case(path, author="ben") as held:
         assert not held.is_read_only
-        viewer, panel = opened(window, settle, path, qtbot)
+        _, panel = opened(window, settle, path, qtbot)
         assert "another window" in panel.correct.banner.text.text()
         assert panel.correct.banner.no.isHidden()
         panel.correct.banner.yes.click()
@@ -154,8 +154,8 @@ def test_a_second_window_opens_it_for_reading_only(
         labels = panel.host.labels.layer
         assert not labels.editable
         assert np.array_equal(panel.host.editors.of(labels).place.shown(expected), labels.data)
-        assert "reading only" in panel.correct.reason.text()
-        assert "another window" in panel.correct.kept.text()
+        qtbot.waitUntil(lambda: "reading only" in panel.correct.reason.text(), timeout=5000)
+        qtbot.waitUntil(lambda: "another window" in panel.correct.kept.text(), timeout=5000)
         panel.correct.new.click()
         assert not panel.host.labels.layer.editable
         panel.host.keeping.close()
@@ -168,7 +168,7 @@ def test_a_shared_folder_wants_a_workspace(
     team.mkdir()
     path = made(team)
     team.chmod(team.stat().st_mode | stat.S_IWOTH)
-    viewer, panel = window
+    _, panel = window
     panel.load.open_path(path)
     settle(panel)
     panel.correct.open()
@@ -178,7 +178,8 @@ def test_a_shared_folder_wants_a_workspace(
     editor = panel.host.editors.of(labels)
     editor.flush()
     assert not editor.keeper.is_on_disk
-    assert "shared by a team, and no workspace is chosen" in panel.correct.kept.text()
+    told = "shared by a team, and no workspace is chosen"
+    qtbot.waitUntil(lambda: told in panel.correct.kept.text(), timeout=5000)
     assert not panel.correct.choose_workspace.isHidden()
     own = tmp_path / "own"
     own.mkdir()
@@ -186,7 +187,7 @@ def test_a_shared_folder_wants_a_workspace(
     qtbot.waitUntil(lambda: editor.keeper.is_on_disk, timeout=10_000)
     assert editor.case.folder is not None
     assert editor.case.folder.parent == own
-    assert panel.correct.choose_workspace.isHidden()
+    qtbot.waitUntil(panel.correct.choose_workspace.isHidden, timeout=5000)
     panel.host.keeping.close()
     (folder,) = own.iterdir()
     assert np.array_equal(editor.place.shown(replay(folder).data), labels.data)
@@ -196,7 +197,7 @@ def test_a_shared_folder_wants_a_workspace(
 def test_the_journal_can_be_off(
     window: Any, settle: Settle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    viewer, panel = window
+    _, panel = window
     monkeypatch.setattr(panel.host.keeping, "_setting", {"journal": False}.get)
     path = made(tmp_path)
     panel.load.open_path(path)

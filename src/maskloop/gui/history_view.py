@@ -5,7 +5,14 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt, Signal
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    Qt,
+    QTimer,
+    Signal,
+)
 from qtpy.QtGui import QColor, QFont
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
@@ -118,7 +125,12 @@ class HistoryView(QTableView):
     def show_history(self, history: History | None) -> None:
         """Show a history as it is now, its last applied step in view."""
         self.steps.show(history)
-        if history is not None and self.isVisible():
+        QTimer.singleShot(0, self, self._to_now)  # once the new rows have their places
+
+    def _to_now(self) -> None:
+        if self.isVisible():
+            self.executeDelayedItemsLayout()
+            self.updateGeometries()
             self.scrollTo(self.steps.index(self.steps.position, 0))
 
 

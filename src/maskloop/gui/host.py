@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,8 @@ class Host(QWidget):
         self.walk = Walk(viewer)
         self.editors = Editors(viewer, self._say_if_alive, lambda: str(setting("author", "")))
         self.keeping = Keeping(self.editors, setting, lambda: self.is_busy)
+        # A window that is closed with the program does not always tell its docks.
+        atexit.register(self.keeping.close)
         self._readout = Readout(viewer)
         viewer.cursor.events.position.connect(self._read)
         self.bar = QProgressBar()
@@ -140,6 +143,7 @@ class Host(QWidget):
         self.viewer.cursor.events.position.disconnect(self._read)
         self.walk.release()
         self.keeping.close()
+        atexit.unregister(self.keeping.close)
         self.image.release()
         self.labels.release()
 

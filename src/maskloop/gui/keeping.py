@@ -227,6 +227,8 @@ class Keeping(QObject):
 
     def close(self) -> None:
         """Bring to disk what is on its way there, then let go of every case."""
+        if self._is_closed:
+            return
         self._editors.flush()
         self._turns.wait()
         while any(keeper.is_settling for keeper in self._editors.keepers):

@@ -66,7 +66,7 @@ class Stroke:
         """Ids that the stroke wrote, background left out."""
         found: set[int] = set()
         for _, _, after in self._parts():
-            found.update(int(i) for i in np.unique(after))
+            found.update([int(after)] if np.ndim(after) == 0 else np.unique(after).tolist())
         return sorted(found - {0})
 
     @property

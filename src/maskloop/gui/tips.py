@@ -32,7 +32,7 @@ TIPS = {
     "extent": "Segment the whole volume slice by slice, or only the slice shown.",
     "channel": "Which colours the model sees.",
     "run": "Segment the image; the result is a labels layer that you can correct and undo.",
-    "list_candidates": "Also list, under Review, pieces that the model held likely but did not draw.",
+    "list_candidates": "List under Review what the model held likely but did not draw.",
     "stop": "Stop the running work.",
     "labels": "The labels layer to work on; layers of any plugin will do.",
     "new_labels": "Make an empty labels layer on the image chosen under Predict.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QPushButton, QToolButton, QWidget
 
 from maskloop.core.case import Change
@@ -26,6 +27,7 @@ from maskloop.gui.tips import TIPS
 from maskloop.gui.toolbox import ToolBox
 
 _HISTORY_HIGH = 170
+_SOON_MS = 60
 
 
 class CorrectSection(Section):
@@ -64,6 +66,10 @@ class CorrectSection(Section):
         self.form().addRow("Brush", self.brush)
         self._place(self.toolbox, self.kept, self.choose_workspace)
         self.keys = Keys(host.viewer, self)
+        self._check_soon = QTimer(self)  # once for a stroke and all that follows from it
+        self._check_soon.setSingleShot(True)
+        self._check_soon.setInterval(_SOON_MS)
+        self._check_soon.timeout.connect(self._check)
         self._connect()
         self._labels_changed()
 
@@ -162,7 +168,7 @@ class CorrectSection(Section):
         host.editors.changed.connect(self._case_changed)
         host.editors.stepped.connect(self._stepped)
         host.editors.refused.connect(self._tell_refused)
-        host.keeping.changed.connect(self._check)
+        host.keeping.changed.connect(self._check_soon.start)
         host.labels.changed.connect(self._labels_changed)
         host.image.changed.connect(self._image_changed)
         host.busy.connect(self._busy_changed)
@@ -194,7 +200,7 @@ class CorrectSection(Section):
         editor = self.editor
         if editor is not None and editor.is_open and editor.keeper is keeper:
             self._show_history()
-        self._check()
+        self._check_soon.start()
 
     def _stepped(self, keeper: object, step: Any) -> None:  # Any: a Step
         self._forget_refused()
