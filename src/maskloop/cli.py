@@ -555,6 +555,7 @@ def _option_of(parameter: Parameter) -> click.Option:
 @click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
 @click.option("--author", default="", help="Your name, kept with the change.")
 @click.option("--box", metavar="Z:Z,Y:Y,X:X", help="Change nothing outside it: 10:20,:,40:80")
+@click.option("--frame", type=int, help="The only time point to change, of a series in time.")
 @click.option("--over-hand", is_flag=True, help="Change what was painted by hand too.")
 @_choices_options
 @_json_option
@@ -568,6 +569,7 @@ def correct(
     to: str | None,
     author: str,
     box: str | None,
+    frame: int | None,
     over_hand: bool,
     choices: Choices,
     as_json: bool,
@@ -609,6 +611,7 @@ def correct(
                 author=author,
                 over_hand=over_hand,
                 box=_box(box) if box else None,
+                frame=frame,
                 job=job,
             )
             receipt = write(done.mask, out, image=pixels, to=to, job=job) if out else None

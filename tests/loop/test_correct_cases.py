@@ -9,6 +9,7 @@ from maskloop.core.case import Case
 from maskloop.core.errors import InputError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
+from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.loop.correct import correct, prepare
@@ -132,3 +133,26 @@ def test_strokes_made_while_a_tool_ran_stay():
     assert (case.mask.data[case.hand()] == 2).all()
     assert not (case.mask.data == 1).any()
     assert change.refused is not None
+
+
+def test_a_stroke_on_one_frame_leaves_the_others():
+    film = Mask(np.zeros((3, *SHAPE), np.uint8), GRID, LabelTable.classes(["lesion"]))
+    case = Case.in_memory(film)
+    stroke = {"path": [(8, 30, 30)] * 2, "radius": 4.0}
+    correct(case, "brush", label="lesion", parameters=stroke, frame=1)
+    assert case.mask.data[1].any()
+    assert not case.mask.data[[0, 2]].any()
+    image = Image(np.zeros(SHAPE, np.int16), GRID)
+    correct(case, "grow", image=image, label="lesion", parameters={"margin": 2.0})
+    assert not case.mask.data[[0, 2]].any()
+    for mask, frame in ((film, 3), (film, -1), (scene(), 0)):
+        with pytest.raises(InputError, match="expected a frame of"):
+            correct(mask, "brush", label=1, parameters=stroke, frame=frame)
+
+
+def test_a_tool_may_tell_what_a_person_should_read():
+    image = Image(np.zeros(SHAPE, np.int16), GRID)
+    job = Job()
+    line = {"line": [(8, 30, 20), (8, 30, 40)]}
+    correct(Case.in_memory(scene()), "lesion", image=image, label=9, parameters=line, job=job)
+    assert any("ellipsoid" in note for note in job.notes)

@@ -82,8 +82,9 @@ class Prepared:
 
     def run(self, job: Job | None = None) -> Result:
         """Return what the tool makes of its box."""
-        (job or Job()).report(self.work.tool, 0)
-        return self.work.run()
+        job = job or Job()
+        job.report(self.work.tool, 0)
+        return self.work.run(job)
 
 
 def prepare(
@@ -96,6 +97,7 @@ def prepare(
     author: str = "",
     hand: Region | None = None,
     box: Box | None = None,
+    frame: int | None = None,
 ) -> Prepared:
     """Copy what a tool needs of a mask; quick, as no more than the box it reaches is looked at.
 
@@ -119,6 +121,7 @@ def prepare(
         values=values,
         hand=hand if case is None else case.hand,
         limit=box,
+        frame=frame,
         extent=None if case is None else case.extent,
         author=author or (case.author if case is not None else ""),
     )
@@ -136,6 +139,7 @@ def correct(
     hand: Region | None = None,
     over_hand: bool = False,
     box: Box | None = None,
+    frame: int | None = None,
     job: Job | None = None,
 ) -> Correction:
     """Run a tool on one label of a mask.
@@ -163,6 +167,8 @@ def correct(
         Whether a tool may change voxels that a person painted.
     box : tuple of slice, optional
         Spatial box outside of which nothing may change.
+    frame : int, optional
+        The only time point to correct, of a series in time.
     job : Job, optional
         Progress and cancel.
 
@@ -194,6 +200,7 @@ def correct(
         "parameters": parameters,
         "author": author,
         "box": box,
+        "frame": frame,
     }
     if case is not None and len(chosen) == 1:
         ready = prepare(case, tool, label=chosen[0], **given)
@@ -249,7 +256,7 @@ def _one_by_one(
     refusals, ready = [], None
     for one in job.track(chosen, tool):
         ready = prepare(found, tool, label=one, hand=hand, **given)
-        result = ready.work.run()
+        result = ready.work.run(job)
         protected = None if hand is None or ready.kind == "person" else hand[result.box]
         locked = [i for i, row in found.labels.items() if row.locked]
         ids, refused = settled(result.since, result.ids, hand=protected, locked=locked)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
+from maskloop.core.job import Job
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import lesions, strokes
@@ -45,6 +46,7 @@ def lesion(
             "tooltip": "From edge to edge along the longest diameter on the slice that shows it.",
         },
     ] = None,
+    job: Job | None = None,
 ) -> npt.NDArray[Any]:
     """Draft a lesion in all slices from its long axis on one.
 
@@ -62,6 +64,8 @@ def lesion(
         The id of the lesion; it may have voxels already, which stay.
     line : Points
         Both ends of the longest diameter, in array index order.
+    job : Job, optional
+        Told where the image shows no edge, and the draft is a mere ellipsoid.
 
     Returns
     -------
@@ -82,6 +86,8 @@ def lesion(
         raise InputError(msg)
     ids = strokes.room_for(mask, label)
     draft = lesions.from_long_axis(pixels, mask.geometry.spacing, *line)
+    if not draft.has_contrast and job is not None:
+        job.say("no edge was found round the line: the draft is an ellipsoid on it")
     crossed = [[a + (b - a) * k / 8 for a, b in zip(*line, strict=True)] for k in range(1, 8)]
     free = strokes.grown_over(mask, label, draft.box, crossed)
     ids[draft.box][draft.region & free] = label

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from maskloop.core.edits import difference_box
 from maskloop.core.errors import InputError
+from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask, present_ids
 from maskloop.core.parameters import Parameter, Points
@@ -89,8 +90,8 @@ class Work:
         """The traits of the tool."""
         return traits_of(self.function)
 
-    def run(self) -> Result:
-        """Run the tool on each frame.
+    def run(self, job: Job | None = None) -> Result:
+        """Run the tool on each frame; tools that have something to say tell the job.
 
         Raises
         ------
@@ -98,7 +99,9 @@ class Work:
             If the tool changes what its traits do not allow, or its options do not fit.
         """
         mask = self.mask
-        ids = self._frame(mask, self.image, self.hand) if _is_flat(mask) else self._frames()
+        job = job or Job()
+        is_flat = mask.data.ndim == mask.geometry.ndim
+        ids = self._frame(mask, self.image, self.hand, job) if is_flat else self._frames(job)
         _require_own(mask, ids, self.label, self.traits, self.tool)
         if self.limit is not None:
             kept = mask.data.astype(np.promote_types(ids.dtype, mask.data.dtype))
@@ -107,17 +110,22 @@ class Work:
         labels = _with_new_rows(mask.labels, mask.data, ids, self.label, self.author)
         return Result(self.box, mask.data, ids, labels)
 
-    def _frame(self, mask: Mask, image: Image | None, hand: npt.NDArray[np.bool_] | None) -> Ids:
-        given = {"hand": hand} if "hand" in inspect.signature(self.function).parameters else {}
+    def _frame(
+        self, mask: Mask, image: Image | None, hand: npt.NDArray[np.bool_] | None, job: Job
+    ) -> Ids:
+        known = inspect.signature(self.function).parameters
+        given = {name: v for name, v in (("hand", hand), ("job", job)) if name in known}
         return np.asarray(self.function(mask, image, label=self.label, **self.values, **given))
 
-    def _frames(self) -> Ids:
+    def _frames(self, job: Job) -> Ids:
         frames = []
         table = self.mask.labels
         for number, data in enumerate(self.mask.data):
-            pixels = self.image.frame(number) if self.image is not None else None
+            pixels = self.image
+            if pixels is not None and pixels.has_time:
+                pixels = pixels.frame(number)
             hand = self.hand[number] if self.hand is not None else None
-            frame = self._frame(replace(self.mask, data=data, labels=table), pixels, hand)
+            frame = self._frame(replace(self.mask, data=data, labels=table), pixels, hand, job)
             # New ids of one frame are taken for the next, which would else give them out again.
             table = _with_new_rows(table, data, frame, self.label, "")
             frames.append(frame)
@@ -135,6 +143,7 @@ def work_on(
     values: Values,
     hand: npt.NDArray[np.bool_] | Callable[[Box], npt.NDArray[np.bool_]] | None = None,
     limit: Box | None = None,
+    frame: int | None = None,
     extent: Extent | None = None,
     author: str = "",
 ) -> Work:
@@ -156,6 +165,8 @@ def work_on(
         Voxels that a person painted, of the whole mask; or what gives them for a box.
     limit : tuple of slice, optional
         Spatial box outside of which nothing may change.
+    frame : int, optional
+        The only time point to work on; each one where left out.
     extent : callable, optional
         Gives a box that holds a label; looked for in the mask where left out.
     author : str
@@ -196,8 +207,7 @@ def work_on(
     if box is None:
         msg = f"expected a limit that meets what {tool} works on, got {limit!r}; choose another"
         raise InputError(msg)
-    frames = tuple(slice(0, n) for n in mask.data.shape[: mask.data.ndim - grid.ndim])
-    full = (*frames, *box)
+    full = (*_frames_of(mask, frame), *box)
     starts = [-part.start for part in box]
     moved = {
         name: value.moved(starts) if isinstance(value, Points) else value
@@ -211,15 +221,11 @@ def work_on(
         moved,
         full,
         replace(mask, data=mask.data[full].copy(), geometry=grid.cropped(box)),
-        None if image is None else _crop(image, box),
+        None if image is None else _crop(image, full),
         by_hand,
-        _within(_cut(limit, grid.shape), box, len(frames)) if limit is not None else None,
+        None if limit is None else _within(_cut(limit, grid.shape), box, len(full) - len(box)),
         author,
     )
-
-
-def _is_flat(mask: Mask) -> bool:
-    return mask.data.ndim == mask.geometry.ndim
 
 
 def _require_needs(tool: str, traits: Traits, image: Image | None) -> None:
@@ -288,8 +294,22 @@ def _within(limit: Box, box: Box, lead: int) -> Box:
     return (*[slice(None)] * lead, *inner)
 
 
-def _crop(image: Image, box: Box) -> Image:
-    lead = (slice(None),) * int(image.has_time)
+def _frames_of(mask: Mask, frame: int | None) -> Box:
+    """Return the slices of the time axis to work on; none where there is no such axis."""
+    counts = mask.data.shape[: mask.data.ndim - mask.geometry.ndim]
+    if frame is None:
+        return tuple(slice(0, n) for n in counts)
+    if not counts or not 0 <= frame < counts[0]:
+        known = f"0 to {counts[0] - 1}" if counts else "none: there is no time axis"
+        msg = f"expected a frame of {known}, got {frame!r}; choose another"
+        raise InputError(msg)
+    return (slice(frame, frame + 1),)
+
+
+def _crop(image: Image, full: Box) -> Image:
+    """Return the box of an image; one without a time axis serves every frame as it is."""
+    box = full[len(full) - image.geometry.ndim :]
+    lead = (full[0] if len(full) > len(box) else slice(None),) if image.has_time else ()
     return replace(image, data=image.data[(*lead, *box)], geometry=image.geometry.cropped(box))
 
 
