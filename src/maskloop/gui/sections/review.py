@@ -228,6 +228,7 @@ class ReviewSection(Section):
         jump(self._host.viewer, layer, one.centre)
         largest = max(part.stop - part.start for part in one.box)
         self._mark.show(layer, [[one.centre]], size=max(10.0, 2.2 * largest))
+        self._tell_current()
 
     def take(self, number: int) -> None:
         """Draw a candidate as an object, by the person's decision, as one undoable step."""
@@ -313,13 +314,17 @@ class ReviewSection(Section):
         self.search.setEnabled(review is not None)
         for widget in (self.list, self.buttons):
             widget.setVisible(bool(rows))
+        self._tell_current()
+        left = sum(row.status == "open" for row in rows)
+        self.header.setText(f"Review ({left} to decide)" if left else "Review")
+
+    def _tell_current(self) -> None:
+        """Enable what can be done with the chosen candidate."""
         one = self.list.current
-        is_open = one is not None and one.status == "open" and not problem
+        is_open = one is not None and one.status == "open" and not self._problem()
         self.accept.setEnabled(is_open)
         self.dismiss.setEnabled(is_open)
         self.reopen.setVisible(one is not None and one.status == "dismissed")
-        left = sum(row.status == "open" for row in rows)
-        self.header.setText(f"Review ({left} to decide)" if left else "Review")
 
     def _words(self, review: Review | None) -> str:
         if review is None:
