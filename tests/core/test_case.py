@@ -183,7 +183,10 @@ def test_a_disc_is_painted_on_a_picture_and_one_frame_of_a_series():
         ((0, float("nan"), 0), 1, 1, "expected an index within the shape"),
         ((0, 0, 0), -1, 1, "expected a radius of at least 0"),
         ((0, 0, 0), float("inf"), 1, "expected a radius of at least 0"),
-        ((0, 0, 0), 1, -1, "expected a label of at least 0"),
+        ((0, 0, 0), 1, -1, "expected a label.s name or its id"),
+        ((0, "a", 0), 1, 1, "expected an index and a radius in numbers"),
+        (None, 1, 1, "expected an index and a radius in numbers"),
+        ((0, 0, 0), None, 1, "expected an index and a radius in numbers"),
     ],
 )
 def test_what_cannot_be_painted_is_refused_in_words(index, radius, label, words):
@@ -191,6 +194,43 @@ def test_what_cannot_be_painted_is_refused_in_words(index, radius, label, words)
     with pytest.raises(InputError, match=words):
         case.paint(index, radius_mm=radius, label=label)
     assert len(case.history) == 0
+
+
+@pytest.mark.parametrize("label", ["", "  ", None, 1.5, -1, 2**70])
+def test_a_label_that_is_neither_a_name_nor_an_id_is_refused(label):
+    case = Case.in_memory(start())
+    with pytest.raises(InputError, match="expected a label's name or its id"):
+        case.paint((1, 1, 1), radius_mm=1, label=label)
+    assert len(case.history) == 0
+
+
+def test_a_ball_is_round_on_a_sheared_grid_and_one_of_rounded_spacing():
+    sheared = np.array([[0, 0, 1, 0], [0.7, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1.0]])
+    rounded = Geometry.regular((9, 21, 21), [float(np.float32(n)) for n in (2.5, 0.8, 0.8)])
+    for grid, radius in ((Geometry((9, 21, 21), sheared), 5.3), (rounded, 4.0)):
+        case = Case.in_memory(Mask(np.zeros(grid.shape, np.uint8), grid, LabelTable()))
+        case.paint((4, 10, 10), radius_mm=radius, label="ball")
+        steps = np.moveaxis(np.indices(grid.shape), 0, -1) - (4, 10, 10)
+        away = np.linalg.norm(steps @ grid.affine[:-1, :-1].T, axis=-1)
+        assert np.array_equal(case.mask.data == 1, away <= radius + 1e-5)
+
+
+def test_a_closed_case_is_not_changed(tmp_path):
+    with Case.create(tmp_path / "a.maskloop", start()) as case:
+        case.paint((1, 1, 1), radius_mm=1, label=1)
+    expected, journal = case.mask.data.copy(), (case.folder / "journal").read_bytes()
+    changes = (
+        lambda: case.paint((2, 2, 2), radius_mm=2, label=2),
+        lambda: case.set_labels(LabelTable()),
+        case.undo,
+        case.compact,
+        lambda: case.go_to(0),
+    )
+    for change in changes:
+        with pytest.raises(InputError, match="expected an open case"):
+            change()
+    assert np.array_equal(case.mask.data, expected)
+    assert (case.folder / "journal").read_bytes() == journal
 
 
 def test_no_tool_or_model_changes_what_a_person_painted(tmp_path):

@@ -37,6 +37,7 @@ Ids = npt.NDArray[Any]  # Any: labels come in every integer width
 Region = npt.NDArray[np.bool_]
 
 _log = logging.getLogger(__name__)
+_ROUNDING = 1e-6  # of a radius; files keep a spacing of 0.8 mm as 0.80000001
 _WORTH_COMPACTING = 4 << 20  # bytes; below it a journal is read in well under a second
 
 
@@ -600,6 +601,9 @@ class Case:
             why = "; ".join(self.notices) or f"{self.folder.name} was opened so"
             msg = f"expected a case that may be changed, got one for reading only: {why}; close it"
             raise ReadOnlyError(f"{msg} there, and open it again")
+        if self.folder is not None and self._lock is None:
+            msg = f"expected an open case, got {self.folder.name}, which was closed; open it again"
+            raise InputError(msg)
 
     def _arrays(self, edit: Edit) -> tuple[Ids, npt.NDArray[np.uint8]]:
         name = self._named(edit.mask)
@@ -719,10 +723,15 @@ def _type_for(data: Ids, number: int) -> np.dtype[Any]:  # Any: the width is cho
 
 def _ball(mask: Mask, index: Sequence[float], radius: float) -> tuple[Box, Region]:
     """Return the box and the voxels of a ball round an index, cut at the array's ends."""
-    shape, spacing = mask.data.shape, mask.geometry.spacing
-    lead = len(shape) - len(spacing)
-    is_inside = len(index) == len(shape) and all(
-        math.isfinite(i) and -0.5 <= i < n - 0.5 for i, n in zip(index, shape, strict=False)
+    shape, grid = mask.data.shape, mask.geometry
+    lead = len(shape) - grid.ndim
+    try:
+        centre, radius = [float(i) for i in index], float(radius)
+    except (TypeError, ValueError) as error:
+        msg = f"expected an index and a radius in numbers, got {index!r} and {radius!r}; give both"
+        raise InputError(msg) from error
+    is_inside = len(centre) == len(shape) and all(
+        math.isfinite(i) and -0.5 <= i < n - 0.5 for i, n in zip(centre, shape, strict=False)
     )
     if not is_inside:
         msg = f"expected an index within the shape {shape}, got {tuple(index)!r}; choose a voxel"
@@ -730,20 +739,18 @@ def _ball(mask: Mask, index: Sequence[float], radius: float) -> tuple[Box, Regio
     if not (math.isfinite(radius) and radius >= 0):
         msg = f"expected a radius of at least 0, got {radius!r}; give it in mm (pixels in 2D)"
         raise InputError(msg)
-    centre = [float(i) for i in index]
-    box = [slice(round(i), round(i) + 1) for i in centre[:lead]]
-    squares = []
-    for i, n, step in zip(centre[lead:], shape[lead:], spacing, strict=True):
-        first = max(0, math.ceil(i - radius / step - 1e-9))
-        stop = min(n, math.floor(i + radius / step + 1e-9) + 1)
-        near = min(max(round(i), 0), n - 1)
-        box.append(slice(min(first, near), max(stop, near + 1)))
-        squares.append(((np.arange(box[-1].start, box[-1].stop) - i) * step) ** 2)
-    grid = np.meshgrid(*squares, indexing="ij")
-    region = np.asarray(sum(grid) <= radius**2 * (1 + 1e-9))
-    nearest = tuple(
-        min(max(round(i), 0), n - 1) - part.start
-        for i, n, part in zip(centre[lead:], shape[lead:], box[lead:], strict=True)
-    )
-    region[nearest] = True
+    steps = grid.affine[:-1, :-1]
+    # How far a ball reaches along each array axis; on a sheared grid further than its step tells.
+    reaches = radius * np.linalg.norm(np.linalg.inv(steps), axis=1)
+    middle = [min(max(round(i), 0), n - 1) for i, n in zip(centre, shape, strict=True)]
+    box = [slice(i, i + 1) for i in middle]
+    for axis, reach in enumerate(reaches.tolist(), start=lead):
+        first = max(0, math.ceil(centre[axis] - reach - _ROUNDING * (1 + reach)))
+        stop = min(shape[axis], math.floor(centre[axis] + reach + _ROUNDING * (1 + reach)) + 1)
+        box[axis] = slice(min(first, middle[axis]), max(stop, middle[axis] + 1))
+    offsets = [np.arange(b.start, b.stop) - i for b, i in zip(box, centre, strict=True)][lead:]
+    spread = np.ix_(*offsets)
+    squares = sum(sum(s * o for s, o in zip(row, spread, strict=True)) ** 2 for row in steps)
+    region = np.asarray(squares <= (radius * (1 + _ROUNDING)) ** 2)
+    region[tuple(i - b.start for i, b in zip(middle, box, strict=True))[lead:]] = True
     return tuple(box), region[(None,) * lead] if lead else region

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Kind = Literal["classes", "objects"]
 
 # Okabe & Ito, "Color Universal Design", 2008: told apart with every common colour blindness.
 _PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+_MOST = 2**63 - 1  # the largest id
 
 
 def colour_of(number: int) -> str:
@@ -170,19 +172,21 @@ class LabelTable(Mapping[int, Label]):
         ----------
         label : str or int
             A name, or an id (also as text) of at least 0; 0, the background, has no row.
+
+        Raises
+        ------
+        InputError
+            If it is neither.
         """
         known = {row.name: row.id for row in self._rows.values()}
         if isinstance(label, str) and label in known:
             return self, known[label]
-        is_number = not isinstance(label, str) or label.isdecimal()
-        number = int(label) if is_number else max(self._rows, default=0) + 1
-        if number < 0:
-            msg = f"expected a label of at least 0, got {label!r}; 0 is background"
-            raise InputError(msg)
+        is_name = isinstance(label, str) and bool(label.strip()) and not label.isdecimal()
+        number = max(self._rows, default=0) + 1 if is_name else _id(label)
         if number == 0 or number in self._rows:
             return self, number
         like = next((row.category for row in self._rows.values() if row.category), None)
-        name = f"{like or 'label'} {number}" if is_number else str(label)
+        name = str(label) if is_name else f"{like or 'label'} {number}"
         return self.with_rows([Label(number, name, category=like, is_thing=bool(like))]), number
 
     def with_rows(self, rows: Iterable[Label]) -> LabelTable:
@@ -211,3 +215,14 @@ class LabelTable(Mapping[int, Label]):
         """Rebuild a table from `to_rows`; unknown fields are ignored, so newer files still open."""
         known = {f.name for f in dataclasses.fields(Label)}
         return cls(Label(**{k: v for k, v in row.items() if k in known}) for row in rows)
+
+
+def _id(label: str | int) -> int:
+    try:
+        number = int(label) if isinstance(label, str) else operator.index(label)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number <= _MOST:
+        msg = f"expected a label's name or its id, 0 (background) or more, got {label!r}; give one"
+        raise InputError(msg)
+    return number
