@@ -494,6 +494,53 @@ def test_a_full_disk_in_the_background_is_told_and_tried_again(tmp_path, monkeyp
         assert np.array_equal(again.mask.data, expected)
 
 
+def test_a_disk_that_stays_full_does_not_keep_a_case_from_closing(tmp_path, monkeypatch):
+    def sync(descriptor):
+        raise OSError(28, "No space left on device")
+
+    case = Case.create(tmp_path / "a.maskloop", start(), in_background=True)
+    case.on_trouble = lambda words: None
+    monkeypatch.setattr("maskloop.core.journal.os.fsync", sync)
+    case.paint((0, 0, 0), radius_mm=0, label=1)
+    ended = []
+
+    def close():
+        with pytest.raises(StorageError, match="expected to write the last 1 steps"):
+            case.close()
+        ended.append(True)
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert ended
+    monkeypatch.undo()
+    with Case.open(tmp_path / "a.maskloop") as again:
+        assert not again.is_read_only
+        assert len(again.history) == 0
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_journal_that_is_gone_is_told(tmp_path, content):
+    folder = tmp_path / "a.maskloop"
+    with Case.create(folder, start()) as case:
+        case.paint((0, 0, 0), radius_mm=0, label=1)
+    (folder / "journal").unlink()
+    if content is not None:
+        (folder / "journal").write_bytes(content)
+    with pytest.raises(FormatError, match="expected the journal of a.maskloop"):
+        Case.open(folder, read_only=True)
+    with Case.open(folder) as again:
+        assert again.dropped == "its journal is gone, and the 1 steps in it are lost"
+        assert again.notices == (f"a.maskloop: {again.dropped}",)
+
+
+def test_a_case_that_was_never_opened_can_be_read(tmp_path):
+    Case.create(tmp_path / "a.maskloop", start()).close()
+    (tmp_path / "a.maskloop" / "journal").unlink()
+    with Case.open(tmp_path / "a.maskloop", read_only=True) as case:
+        assert np.array_equal(case.mask.data, start().data)
+
+
 def test_compaction_forgets_only_what_nobody_can_reach(tmp_path):
     folder = tmp_path / "a.maskloop"
     with Case.create(folder, start()) as case:

@@ -198,3 +198,10 @@ def test_a_series_in_time_has_its_case_too(tmp_path):
         expected = case.mask.data.copy()
     with maskloop.open_case(tmp_path / "cine.nii.gz") as case:
         assert np.array_equal(case.mask.data, expected)
+
+
+def test_a_case_whose_image_is_gone_is_refused_in_words(ct):
+    maskloop.open_case(ct).close()
+    ct.unlink()
+    with pytest.raises(MissingFileError, match="expected an image at"):
+        maskloop.open_case(ct)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from maskloop.core import casefile
 from maskloop.core.authors import Author, Authors, Refused, Who, settled, tight_box
 from maskloop.core.edits import Edit, History, difference_box
-from maskloop.core.errors import InputError, ReadOnlyError, StorageError
+from maskloop.core.errors import FormatError, InputError, ReadOnlyError, StorageError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.journal import BackgroundJournal, Journal, NoJournal
 from maskloop.core.labels import Label, LabelTable
@@ -186,7 +186,7 @@ class Case:
         MissingFileError
             If there is no case.
         FormatError
-            If its files are damaged.
+            If its files are damaged; where its journal is gone, if it is opened for reading only.
         """
         starts, about = casefile.read(folder)
         notices = []
@@ -201,9 +201,7 @@ class Case:
                 notices.append(f"{words}: here it is open for reading only")
                 read_only = True
         try:
-            journal = Journal(
-                folder / "journal", is_read_only=read_only, mode=casefile.file_mode(folder)
-            )
+            journal = _journal(folder, len(about.get("steps", ())), is_read_only=read_only)
             case = cls(
                 starts,
                 journal,
@@ -227,7 +225,7 @@ class Case:
         if case.review.notice:
             notices.append(case.review.notice)
         case.notices = tuple(notices)
-        if not read_only and in_background:
+        if isinstance(journal, Journal) and not read_only and in_background:
             case._journal = BackgroundJournal(journal, lambda words: case.on_trouble(words))
         return case
 
@@ -554,8 +552,8 @@ class Case:
         if self.folder is None or (self._lock is None and not self.is_read_only):
             return
         try:
-            if not self.is_read_only:
-                self.flush()
+            is_behind = isinstance(self._journal, BackgroundJournal) and not self._journal.finish()
+            if not self.is_read_only and not is_behind:
                 self._tidy(self.folder)
         finally:
             lock, self._lock = self._lock, None
@@ -660,6 +658,24 @@ class Case:
         wanted = np.promote_types(data.dtype, np.dtype(edit.dtype).newbyteorder("="))
         if edit.voxels and wanted != data.dtype:
             self._masks[name] = replace(self._masks[name], data=data.astype(wanted))
+
+
+def _journal(folder: Path, steps: int, *, is_read_only: bool) -> Journal | NoJournal:
+    """Open the journal of a case of so many known steps, and say if it is gone."""
+    path = folder / "journal"
+    is_gone = steps > 0 and not (path.exists() and path.stat().st_size)
+    if is_gone and is_read_only:
+        msg = (
+            f"expected the journal of {folder.name}, in which case.json lists {steps} steps, got "
+            "none; restore it from a backup"
+        )
+        raise FormatError(msg)
+    if is_read_only and not path.exists():  # made a moment ago, and nothing painted yet
+        return NoJournal()
+    journal = Journal(path, is_read_only=is_read_only, mode=casefile.file_mode(folder))
+    if is_gone:
+        journal.dropped = f"its journal is gone, and the {steps} steps in it are lost"
+    return journal
 
 
 def _whole(box: Box | None, shape: tuple[int, ...]) -> Box:

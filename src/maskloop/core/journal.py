@@ -235,6 +235,14 @@ class BackgroundJournal:
         self._journal.rewrite(entries)
         self.entries = self._journal.entries
 
+    def finish(self) -> bool:
+        """End the thread, with one more try where the disk refuses; return if all is on disk."""
+        with self._news:
+            self._is_ending = True
+            self._news.notify_all()
+        self._thread.join()
+        return not self._pending
+
     def close(self) -> None:
         """Write what is pending and let go of the file.
 
@@ -243,10 +251,7 @@ class BackgroundJournal:
         StorageError
             If the disk still refuses: says how many steps are not on it.
         """
-        with self._news:
-            self._is_ending = True
-            self._news.notify_all()
-        self._thread.join()
+        self.finish()
         self._journal.close()
         if self._pending:
             msg = (

@@ -142,6 +142,8 @@ def open_case(
 
     Raises
     ------
+    MissingFileError
+        If there is no such image.
     InputError
         If the image has changed since the case was made, has no file, or a start is given for an
         old case.
@@ -152,6 +154,10 @@ def open_case(
     if path is None:
         msg = "expected an image that was loaded from a file, got one without; save it first"
         raise InputError(msg)
+    if not path.exists():
+        from maskloop.formats.base import missing
+
+        raise missing(path, "an image")
     author = os.environ.get(AUTHOR, "") if author is None else author
     folder = case_folder(path, workspace=workspace)
     if not folder.is_dir():
