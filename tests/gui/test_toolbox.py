@@ -151,8 +151,8 @@ def test_voxels_painted_while_a_tool_runs_stay(tools: Any, qtbot: Any, monkeypat
 
     run = work_module.Work.run
 
-    def slow(self: Any) -> Any:
-        found = run(self)
+    def slow(self: Any, job: Any) -> Any:
+        found = run(self, job)
         time.sleep(0.8)
         return found
 
@@ -340,3 +340,28 @@ def test_a_drawn_rectangle_limits_all_slices(tools: Any, apply: Any) -> None:
     changed = np.argwhere(truth(layer, panel) != ids)
     assert changed[:, 2].min() >= 34
     assert set(changed[:, 0]) > {5}
+
+
+def test_what_is_limited_to_the_slice_leaves_other_time_points(
+    window: Any, apply: Any, qtbot: Any
+) -> None:
+    viewer, panel = window
+    pixels, ids = case_arrays()
+    geometry = Geometry(SHAPE, AFFINE)
+    film = Image(np.stack([pixels] * 3), geometry, has_time=True)
+    data, options, _ = layers.image_layers(film, name="film")[0]
+    viewer.add_image(data, **options)
+    mask = Mask(np.stack([ids] * 3), geometry, TABLE)
+    layer = layers.bare(viewer.add_layer(Layer.create(*layers.mask_layer(mask, name="draft"))))
+    box = ToolBox(panel.host)
+    qtbot.addWidget(box)
+    layer.selected_label = 2
+    viewer.dims.set_current_step(0, 1)
+    box.choose("grow")
+    box.limit.setCurrentText(SLICE)
+    apply(box)
+    found = truth(layer, panel)
+    assert (found[1] != ids).any()
+    assert np.array_equal(found[0], ids)
+    assert np.array_equal(found[2], ids)
+    box.release()

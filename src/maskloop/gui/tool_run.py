@@ -33,6 +33,8 @@ class Wanted:
         The image behind the labels.
     limit : tuple of slice, optional
         Spatial box of the true grid outside of which nothing may change.
+    frame : int, optional
+        The only time point to change.
     over_hand : bool
         Whether what a person painted may change too.
     """
@@ -43,6 +45,7 @@ class Wanted:
     values: dict[str, object]
     image: Any  # Any: a napari layer or None
     limit: Box | None
+    frame: int | None
     over_hand: bool
 
 
@@ -89,6 +92,7 @@ def _prepare(host: Host, wanted: Wanted, image: Image | None, show: Show) -> Non
             label=wanted.label,
             parameters=wanted.values,
             box=wanted.limit,
+            frame=wanted.frame,
         )
 
     # In turn with the strokes, none of which changes the case meanwhile; beside the window, as a

@@ -334,6 +334,7 @@ class ToolBox(QWidget):
             values=values,
             image=self._image(),
             limit=self._box(),
+            frame=self._frame(),
             over_hand=self.over_hand.isChecked(),
         )
 
@@ -451,6 +452,15 @@ class ToolBox(QWidget):
         if "hu" in needs and (image is None or not layers.is_ct(image)):
             return f"{_title(row['name'])} needs a CT in Hounsfield units."
         return ""
+
+    def _frame(self) -> int | None:
+        """Return the time point shown, for what is drawn or limited to what one sees."""
+        layer, viewer = self._host.labels.layer, self._host.viewer
+        is_seen = bool(self.form.pickers) or self.limit.currentText() != EVERYWHERE
+        if layer is None or layers.placement_of(layer).lead != 1 or not is_seen:
+            return None
+        at = layer.world_to_data(list(viewer.dims.point)[-layer.ndim :])[0]
+        return min(max(round(float(at)), 0), layers.shape_of(layer)[0] - 1)
 
     def _box(self) -> Box | None:
         """Return the box of the true grid that may change, or None for all of it."""
