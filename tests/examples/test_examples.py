@@ -37,3 +37,12 @@ def test_nuclei_to_coco_writes_one_annotation_a_nucleus(tmp_path, monkeypatch, c
     found = json.loads(out.read_text(encoding="utf-8"))
     assert f"{len(found['annotations'])} nuclei" in capsys.readouterr().out
     assert len(found["annotations"]) > 10
+
+
+def test_correct_a_case_leaves_what_the_reader_painted(tmp_path, monkeypatch, capsys) -> None:
+    run("correct_a_case.py", SAMPLES / "phantom_ct.nii.gz", tmp_path, monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert "voxels painted by hand stayed as they were" in said
+    assert "brush: tumour" in said
+    assert "'grow: liver', 'phantom-liver: 2 labels'" in said
+    assert said.splitlines()[2].startswith("liver ")
