@@ -236,7 +236,8 @@ def test_strokes_are_kept_to_a_range_of_values(bench: Any) -> None:
     one.editor.flush()
     values = one.image.data[one.labels.data == 1]
     assert values.size
-    assert values.min() >= -200 and values.max() <= 200
+    assert values.min() >= -200
+    assert values.max() <= 200
     assert (one.editor.case.mask.data == 1).sum() == values.size
     one.editors.limits = None
     one.labels.paint((2, 2, 2), 1)
