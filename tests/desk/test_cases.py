@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +191,74 @@ def test_a_shared_folder_keeps_the_groups_permissions(ct, monkeypatch):
     folder = ct.parent / "ct.maskloop"
     assert stat.S_IMODE(folder.stat().st_mode) & 0o777 == 0o770
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o660}
+
+
+@pytest.mark.skipif(not hasattr(os, "chown") or os.geteuid() != 0, reason="needs to be root")
+def test_a_teams_folder_gives_its_group_to_every_file(ct, tmp_path):
+    team = tmp_path / "team"
+    team.mkdir()
+    os.chown(team, -1, 65534)
+    for bits in (0o770, 0o2770):
+        team.chmod(bits)
+        with maskloop.open_case(ct, workspace=team) as case:
+            case.paint((1, 1, 1), radius_mm=1, label=1)
+            case.compact()
+        made = [case.folder, *case.folder.iterdir()]
+        assert {path.stat().st_gid for path in made} == {65534}
+        shutil.rmtree(case.folder)
+
+
+def test_a_workspace_that_its_own_group_may_write_is_the_groups(ct, tmp_path):
+    team = tmp_path / "team"
+    team.mkdir()
+    for bits, expected in ((0o770, 0o770), (0o755, 0o700), (0o700, 0o700)):
+        team.chmod(bits)
+        with maskloop.open_case(ct, workspace=team) as case:
+            assert stat.S_IMODE(case.folder.stat().st_mode) & 0o777 == expected
+        shutil.rmtree(case.folder)
+
+
+AS_NOBODY = """
+import os, sys
+import maskloop, maskloop.formats.nifti, maskloop.loop.load
+from maskloop.desk.cases import case_state
+maskloop.open_case(sys.argv[2]).close()  # imports what it needs while it may read it
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(case_state(sys.argv[1]))
+try:
+    print(maskloop.open_case(sys.argv[1]).is_read_only)
+except maskloop.MaskloopError as error:
+    print(type(error).__name__, error)
+print(maskloop.open_case(sys.argv[1], workspace=sys.argv[3]).folder)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "chown") or os.geteuid() != 0, reason="needs to be root")
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_the_case_of_another_reader_is_read_or_passed_over(tmp_path, is_closed):
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "mine").mkdir()
+        (root / "mine").chmod(0o777)
+        pixels = Image(np.zeros((5, 6, 7), np.int16), Geometry.regular((5, 6, 7), (2, 1, 1)))
+        for file in ("ct.nii.gz", "warm.nii.gz"):
+            maskloop.convert(pixels, root / file)
+        maskloop.open_case(root / "ct.nii.gz").close()
+        folder = root / "ct.maskloop"
+        if not is_closed:
+            folder.chmod(0o755)
+            for file in folder.iterdir():
+                file.chmod(0o644)
+        paths = [str(root / "ct.nii.gz"), str(root / "warm.nii.gz"), str(root / "mine")]
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, *paths], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        state, opened, place = done.stdout.splitlines()
+        assert ("'problem': ''" in state) is not is_closed
+        assert opened == "True" or "ask its owner for permission" in opened
+        assert Path(place).parent == (root / "mine" if is_closed else root)
 
 
 def test_a_series_in_time_has_its_case_too(tmp_path):

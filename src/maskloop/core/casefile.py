@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import io
@@ -9,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -56,7 +58,7 @@ def make(folder: Path, mask: Mask, provenance: Mapping[str, Any], *, mode: int) 
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            made.chmod(mode)
+            _admit_group(made, mode)
             _write(made / "start-0.npz", _packed(mask), mode & 0o666)
             _write(made / "case.json", _text(about), mode & 0o666)
             made.rename(folder)
@@ -81,11 +83,13 @@ def read(folder: Path) -> tuple[dict[str, Mask], _Json]:
         If there is no case.
     FormatError
         If its files are damaged, or of another version.
+    StorageError
+        If they may not be read.
     """
-    if not (folder / "case.json").is_file():
-        msg = f"expected a case folder with case.json at {folder}, got none; open the image instead"
-        raise MissingFileError(msg)
     try:
+        if not (folder / "case.json").is_file():
+            msg = f"expected a case folder with case.json at {folder}, got none; "
+            raise MissingFileError(msg + "open the image instead")
         about = json.loads((folder / "case.json").read_bytes())
         if about["version"] != _VERSION:
             msg = (
@@ -96,8 +100,14 @@ def read(folder: Path) -> tuple[dict[str, Mask], _Json]:
         geometry = Geometry(tuple(about["shape"]), np.array(about["affine"]), about["unit"])
         starts = {row["name"]: _start(folder, row, geometry) for row in about["masks"]}
         about["provenance"] = dict(about["provenance"])
-    except FormatError:
+    except (FormatError, MissingFileError):
         raise
+    except PermissionError as error:
+        msg = (
+            f"expected to read the case {folder.name}, got {error.strerror}; ask its owner for "
+            "permission, or choose a workspace of your own"
+        )
+        raise StorageError(msg) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = (
             f"expected the files of a case in {folder.name}, got {error}; restore them from a "
@@ -163,6 +173,15 @@ def in_words(edit: Edit) -> _Json:
 def file_mode(folder: Path) -> int:
     """Return the permissions of files in a case folder: the folder's, without executing."""
     return folder.stat().st_mode & 0o666
+
+
+def _admit_group(folder: Path, mode: int) -> None:
+    """Give a new folder its permissions and, if a group has any, the group of the folder above."""
+    if os.name == "posix" and mode & 0o070:
+        with contextlib.suppress(PermissionError):  # of a group that we are not in
+            os.chown(folder, -1, folder.parent.stat().st_gid)
+        mode |= stat.S_ISGID  # or files would get the group of whoever makes them
+    folder.chmod(mode)
 
 
 def _start_row(name: str, mask: Mask, number: int) -> _Json:

@@ -38,7 +38,7 @@ class FolderLock:
     Raises
     ------
     StorageError
-        If the file cannot be made.
+        If the file cannot be made or written.
     """
 
     def __init__(self, path: Path, *, mode: int = 0o600) -> None:
@@ -46,20 +46,20 @@ class FolderLock:
         self.holder = ""
         self.was_left = False
         self.is_held = False
+        self._file: IO[bytes] | None = None
         is_new = not path.exists()
         try:
-            self._file: IO[bytes] | None = os.fdopen(
-                os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b", buffering=0
-            )
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b", buffering=0)
             if is_new:
                 path.chmod(mode)  # whatever the umask took away
+            self._take(self._file)
         except OSError as error:
+            self.release()
             msg = (
                 f"expected to lock the case folder {path.parent.name}, got "
-                f"{error.strerror or error}; choose a workspace that can be written"
+                f"{error.strerror or error}; free space or choose a workspace that can be written"
             )
             raise StorageError(msg) from error
-        self._take(self._file)
 
     def release(self) -> None:
         """Let go; a later holder sees that this one ended as it should."""
@@ -93,7 +93,8 @@ def state(path: Path) -> tuple[str, bool]:
     """Return who holds a lock file, in words, and whether its last holder died; takes nothing."""
     if not path.exists():
         return "", False
-    with path.open("r+b") as file:
+    # Where nobody may write, nobody needs to; some systems lock only what is open for writing.
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:
         written = file.read(4096)
         if not _try_lock(file):
             return _words(written), False

@@ -30,7 +30,7 @@ _PRIVATE = 0o700
 def case_folder(image: Path | str, *, workspace: Path | str | None = None) -> Path:
     """Return where an image's case lies, or would lie.
 
-    Beside the image as ``NAME.maskloop``, where there is one already or may be one; in the
+    Beside the image as ``NAME.maskloop``, where there is one that we may read or may be one; in the
     workspace (that given, else of the variable ``MASKLOOP_WORKSPACE``) where the image's folder
     cannot be written or is shared by a team. There the name carries eight digits of the image's
     own, so that images of one name stay apart; a folder's name is left out, as it is often a
@@ -44,7 +44,8 @@ def case_folder(image: Path | str, *, workspace: Path | str | None = None) -> Pa
     path = Path(os.path.abspath(image))
     beside = path.parent / f"{stem_of(path)}.maskloop"
     chosen = workspace or os.environ.get(WORKSPACE)
-    if beside.is_dir() or not chosen or not (is_shared(path.parent) or workspace):
+    is_taken = beside.is_dir() and (os.access(beside, os.R_OK | os.X_OK) or not chosen)
+    if is_taken or not chosen or not (is_shared(path.parent) or workspace):
         return beside
     name = "series" if path.is_dir() else stem_of(path)
     return Path(chosen).expanduser() / f"{name}-{_digits(path)}.maskloop"
@@ -84,9 +85,9 @@ def case_state(
         ended properly) and ``locked_by`` (who holds it now, in words, or empty).
     """
     folder = case_folder(image, workspace=workspace)
-    if not (folder / "case.json").is_file():
-        return None
     try:
+        if not (folder / "case.json").is_file():
+            return None
         about = json.loads((folder / "case.json").read_bytes())
         steps = about["steps"]
         changed = max((folder / name).stat().st_mtime for name in ("case.json", "journal"))
@@ -252,10 +253,11 @@ def _create(
             f"--workspace, or the variable {WORKSPACE})"
         )
         raise StorageError(msg)
-    mode = _PRIVATE
-    if is_shared(parent):
-        mode |= parent.stat().st_mode & 0o070
     source = found.source if found.source is not None else Path(str(image))
+    mode, given = _PRIVATE, parent.stat().st_mode & 0o070
+    is_team = bool(given & 0o020) and parent != Path(os.path.abspath(source)).parent
+    if is_team or is_shared(parent):
+        mode |= given
     about = {"image_sha256": _hash(source)}
     Case.create(folder, mask.checked(), provenance=about, author=author, mode=mode).close()
 
