@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from maskloop.core.edits import Edit, History, difference_box
+from maskloop.core.edits import Edit, History
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
 
@@ -30,26 +30,6 @@ def test_apply_gives_the_new_ids_and_revert_the_old(pair):
     assert np.array_equal(ids, before)
     assert edit.voxels == (before != after).sum()
     assert edit.is_empty == np.array_equal(before, after)
-
-
-@given(PAIRS)
-def test_the_box_is_tight(pair):
-    before, after = pair
-    box = difference_box(before, after)
-    where = np.argwhere(before != after)
-    if box is None:
-        assert not len(where)
-    else:
-        assert [part.start for part in box] == where.min(axis=0).tolist()
-        assert [part.stop for part in box] == (where.max(axis=0) + 1).tolist()
-
-
-def test_the_box_is_found_in_chunks_too(monkeypatch):
-    monkeypatch.setattr("maskloop.core.edits._CHUNK", 50)
-    before = np.zeros((20, 6, 7), np.uint8)
-    after = before.copy()
-    after[3, 2, 5] = after[17, 4, 1] = 1
-    assert difference_box(before, after) == (slice(3, 18), slice(2, 5), slice(1, 6))
 
 
 @given(PAIRS)

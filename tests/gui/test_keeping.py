@@ -52,6 +52,24 @@ def opened(window: Any, settle: Settle, path: Path, qtbot: Any) -> tuple[Any, An
     return viewer, panel
 
 
+def test_an_earlier_case_is_asked_about_where_it_is_seen(
+    window: Any, settle: Settle, qtbot: Any, tmp_path: Path
+) -> None:
+    path = made(tmp_path)
+    corrected(path)
+    _, panel = window
+    assert not panel.correct.header.isChecked()
+    panel.load.open_path(path)
+    settle(panel)
+    qtbot.waitUntil(lambda: not panel.correct.banner.isHidden(), timeout=10_000)
+    assert panel.correct.header.isChecked()
+    assert panel.host.message.text().startswith("ct has 3 corrections")
+    panel.correct.header.setChecked(False)
+    panel.host.keeping.changed.emit()
+    qtbot.wait(200)
+    assert not panel.correct.header.isChecked(), "who closes it is not asked again and again"
+
+
 def test_continue_opens_the_case_bit_for_bit(
     window: Any, settle: Settle, qtbot: Any, tmp_path: Path
 ) -> None:

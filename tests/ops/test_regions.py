@@ -1,37 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from maskloop.core.boxes import box_of
 from maskloop.ops import regions
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from([(9, 8, 7), (13, 6), (2, 5, 6, 4)]), st.booleans())
-def test_the_box_of_a_label_is_scipys(seed, shape, is_chunked):
-    rng = np.random.default_rng(seed)
-    ids = (rng.random(shape) < 0.03).astype(np.uint8) * rng.integers(1, 4, shape, dtype=np.uint8)
-    with pytest.MonkeyPatch.context() as patch:
-        if is_chunked:
-            patch.setattr(regions, "_CHUNK", 30)
-        found = {label: regions.box_of(ids, label) for label in (1, 2, 3)}
-    expected = dict.fromkeys((1, 2, 3)) | dict(enumerate(ndimage.find_objects(ids), start=1))
-    assert found == expected
-
-
-def test_a_margin_is_cut_at_the_ends():
-    ids = np.zeros((10, 12), np.uint8)
-    ids[1, 5] = 4
-    assert regions.box_of(ids, 4, margin=2) == (slice(0, 4), slice(3, 8))
-    assert regions.box_of(ids, 4, margin=(0, 9)) == (slice(1, 2), slice(0, 12))
-
-
-def test_a_label_that_is_absent_has_no_box():
-    assert regions.box_of(np.zeros((3, 4), np.uint8), 1) is None
-    assert regions.box_of(np.zeros((0, 4), np.uint8), 1) is None
 
 
 @settings(max_examples=20, deadline=None)
@@ -81,4 +56,4 @@ def test_the_voxels_of_a_distance_hold_it_on_every_axis():
     assert regions.voxels_of(10.0, (5.0, 0.7)) == (3, 16)
     far = regions.voxels_of(np.inf, (5.0, 0.7))
     ids = np.pad(np.ones((1, 1), np.uint8), 9)
-    assert regions.box_of(ids, 1, margin=far) == (slice(0, 19), slice(0, 19))
+    assert box_of(ids, 1, margin=far) == (slice(0, 19), slice(0, 19))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of, shifted
 from maskloop.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -139,8 +140,7 @@ class Refused:
 
     def moved(self, starts: Iterable[int]) -> Refused:
         """Return the same, told of a larger array in which the box begins at `starts`."""
-        box = tuple(slice(b.start + s, b.stop + s) for b, s in zip(self.box, starts, strict=True))
-        return replace(self, box=box)
+        return replace(self, box=shifted(self.box, starts))
 
 
 def settled(
@@ -181,21 +181,10 @@ def settled(
     if since is not None:
         meanwhile = (before != since) & wants & ~is_locked & ~by_hand
     region = is_locked | by_hand | meanwhile
-    box = tight_box(region)
+    box = box_of(region, 1)
     if box is None:
         return wanted, None
     ids = wanted.copy()
     ids[region] = before[region]
     counts = [int(np.count_nonzero(part)) for part in (by_hand, is_locked, meanwhile)]
     return ids, Refused(box, region[box].copy(), wanted[box].copy(), *counts)
-
-
-def tight_box(region: Region) -> Box | None:
-    """Return the tight box of the true voxels, or None if there are none."""
-    box = []
-    for axis in range(region.ndim):
-        hit = np.flatnonzero(region.any(axis=tuple(a for a in range(region.ndim) if a != axis)))
-        if not hit.size:
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core import casefile
-from maskloop.core.authors import Author, Authors, Refused, Who, settled, tight_box
-from maskloop.core.edits import Edit, History, difference_box
+from maskloop.core.authors import Author, Authors, Refused, Who, settled
+from maskloop.core.boxes import bounded, box_of, difference_box, hull, shifted
+from maskloop.core.edits import Edit, History
 from maskloop.core.errors import FormatError, InputError, ReadOnlyError, StorageError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.journal import BackgroundJournal, Journal, NoJournal
@@ -268,7 +269,7 @@ class Case:
         """
         key = (self._named(mask), label)
         if key not in self._extents:
-            self._extents[key] = _box_of(self._masks[key[0]].data, label)
+            self._extents[key] = box_of(self._masks[key[0]].data, label)
         return self._extents[key]
 
     def subscribe(self, listener: Callable[[Step], None]) -> Callable[[], None]:
@@ -338,16 +339,14 @@ class Case:
         self._require_open()
         name = self._named(mask)
         data, table = self._masks[name].data, self._masks[name].labels
-        within = _whole(box, data.shape)
+        within = bounded(box, data.shape)
         before = data[within]
         if wanted.shape != before.shape:
             msg = f"expected ids of shape {before.shape} for the box, got {wanted.shape}; cut them"
             raise InputError(msg)
         # All that follows costs what differs, not what is given: a whole volume may be.
         part = _differing(before, wanted, claimed)
-        within = tuple(
-            slice(w.start + p.start, w.start + p.stop) for w, p in zip(within, part, strict=True)
-        )
+        within = shifted(part, [outer.start for outer in within])
         before, wanted = before[part], wanted[part]
         since = None if since is None else since[part]
         claimed = None if claimed is None else claimed[part]
@@ -645,7 +644,8 @@ class Case:
             for number in edit.ids_after(is_back=is_back):
                 key = (edit.mask, number)
                 if key in self._extents:
-                    self._extents[key] = _joined(self._extents[key], edit.box)
+                    known = self._extents[key]
+                    self._extents[key] = edit.box if known is None else hull([known, edit.box])
 
     def _tell(self, step: Step) -> None:
         for listener in list(self._listeners):
@@ -678,43 +678,12 @@ def _journal(folder: Path, steps: int, *, is_read_only: bool) -> Journal | NoJou
     return journal
 
 
-def _whole(box: Box | None, shape: tuple[int, ...]) -> Box:
-    if box is None:
-        return tuple(slice(0, n) for n in shape)
-    return tuple(slice(*part.indices(n)[:2]) for part, n in zip(box, shape, strict=True))
-
-
 def _differing(before: Ids, wanted: Ids, claimed: Region | None) -> Box:
     """Return the box of what differs or is claimed; an empty one where nothing is."""
     box = difference_box(before, wanted)
-    if claimed is not None and (more := tight_box(claimed)) is not None:
-        box = _joined(box, more)
+    if claimed is not None and (more := box_of(claimed, 1)) is not None:
+        box = more if box is None else hull([box, more])
     return box or tuple(slice(0, 0) for _ in before.shape)
-
-
-def _joined(old: Box | None, new: Box) -> Box:
-    if old is None:
-        return new
-    return tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(old, new, strict=True)
-    )
-
-
-def _box_of(ids: Ids, label: int) -> Box | None:
-    """Return the box of a label, looking at one slice of the first axis at a time."""
-    hits = [np.zeros(n, dtype=bool) for n in ids.shape]
-    for number, part in enumerate(ids):
-        region = part == label
-        if not region.any():
-            continue
-        hits[0][number] = True
-        for axis in range(region.ndim):
-            others = tuple(a for a in range(region.ndim) if a != axis)
-            hits[axis + 1] |= region.any(axis=others)
-    if not hits[0].any():
-        return None
-    ends = [np.flatnonzero(hit)[[0, -1]] for hit in hits]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
 
 
 def _with_rows(table: LabelTable, before: Ids, ids: Ids) -> LabelTable:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from maskloop.core.edits import difference_box
+from maskloop.core.boxes import difference_box
 from maskloop.core.errors import FormatError, MissingFileError, StorageError
 from maskloop.core.geometry import Geometry
 from maskloop.core.journal import sync_folder

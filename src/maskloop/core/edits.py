@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.authors import Who, tight_box
+from maskloop.core.boxes import bounded, box_of, difference_box, shifted
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
@@ -19,12 +19,12 @@ from maskloop.core.labels import Label, LabelTable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from maskloop.core.authors import Who
     from maskloop.core.geometry import Box
 
 Ids = npt.NDArray[Any]  # Any: labels come in every integer width
 
 _BYTE = np.dtype(np.uint8)
-_CHUNK = 1 << 22  # voxels compared at once; bounds the memory of a comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Edit:
         InputError
             If the shapes differ.
         """
-        within = _whole(box, after.shape)
+        within = bounded(box, after.shape)
         new = after[within]
         old = before[within] if before.shape == after.shape else before
         if old.shape != new.shape:
@@ -143,7 +143,7 @@ class Edit:
         gained = None
         if claimed is not None and authors is not None:
             gained = (claimed & (authors != number)) | (old != new)
-        found = difference_box(old, new) if gained is None else tight_box(gained)
+        found = difference_box(old, new) if gained is None else box_of(gained, 1)
         if found is None:
             return rows
         old, new = old[found], new[found]
@@ -154,10 +154,7 @@ class Edit:
         )
         return replace(
             rows,
-            box=tuple(
-                slice(outer.start + inner.start, outer.start + inner.stop)
-                for outer, inner in zip(within, found, strict=True)
-            ),
+            box=shifted(found, [part.start for part in within]),
             voxels=int(ids_before.size),
             dtype=dtype.str.replace("|", "<"),
             changed=zlib.compress(np.packbits(changed).tobytes(), 1),
@@ -184,8 +181,7 @@ class Edit:
         """Return the same step on a larger array, in which this one's array begins at `starts`."""
         if not self.voxels:
             return self
-        box = tuple(slice(b.start + s, b.stop + s) for b, s in zip(self.box, starts, strict=True))
-        return replace(self, box=box)
+        return replace(self, box=shifted(self.box, starts))
 
     def apply(self, ids: Ids, authors: npt.NDArray[np.uint8] | None = None) -> Box:
         """Write what the step made into `ids` and `authors`, in place; return the changed box.
@@ -429,40 +425,10 @@ class History:
         return walked
 
 
-def _whole(box: Box | None, shape: tuple[int, ...]) -> Box:
-    if box is None:
-        return tuple(slice(0, n) for n in shape)
-    return tuple(slice(*part.indices(n)[:2]) for part, n in zip(box, shape, strict=True))
-
-
 def _packed(ids: Ids, dtype: np.dtype[Any]) -> bytes:  # Any: the width is chosen at run time
     first = ids[:1]
     kept = first if (ids == first).all() else ids
     return zlib.compress(kept.astype(dtype, copy=False).tobytes(), 1)
-
-
-def difference_box(old: Ids, new: Ids) -> Box | None:
-    """Return the tight box in which two arrays differ, comparing a chunk of slices at a time."""
-    if not old.size:
-        return None
-    hits = [np.zeros(n, dtype=bool) for n in old.shape]
-    step = max(1, _CHUNK * old.shape[0] // old.size)
-    for start in range(0, old.shape[0], step):
-        part = slice(start, start + step)
-        differs = old[part] != new[part]
-        if not differs.any():
-            continue
-        for axis, hit in enumerate(hits):
-            others = tuple(a for a in range(old.ndim) if a != axis)
-            found = differs.any(axis=others)
-            if axis == 0:
-                hit[part] = found
-            else:
-                hit |= found
-    if not hits[0].any():
-        return None
-    ends = [np.flatnonzero(hit)[[0, -1]] for hit in hits]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
 
 
 def _row_changes(

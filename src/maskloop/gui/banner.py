@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFrame, QPushButton, QVBoxLayout, QWidget
 
@@ -88,8 +86,3 @@ class Refusal(QWidget):
         self.text.setText(text)
         self.insist.setVisible(can_insist)
         self.show()
-
-
-def in_words(folder: Path) -> str:
-    """Return a folder for a person: its name and the one above."""
-    return f"{folder.parent.name}/{folder.name}"

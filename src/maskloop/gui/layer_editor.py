@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import difference_box
 from maskloop.core.case import Case, Change, Step
-from maskloop.core.edits import Edit, difference_box
+from maskloop.core.edits import Edit
 from maskloop.core.errors import MaskloopError
 from maskloop.core.geometry import Box
 from maskloop.core.labels import LabelTable

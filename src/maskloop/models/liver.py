@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.models import base
 from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
@@ -455,8 +456,6 @@ class LesionView:
 def lesion_view(scan: Scan, liver: Region) -> LesionView:
     """Return the lesion net's view of the scan, given the liver on the scan's grid."""
     from scipy import ndimage
-
-    from maskloop.ops.regions import box_of
 
     margin = [math.ceil(15 / s) for s in scan.spacing]
     box = box_of(liver.view(np.uint8), 1, margin=margin)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskloop.core.boxes import box_of, hull
 from maskloop.ops import regions
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def between(
     for a, b in pairs:
         for at, other in ((a, b), (b, a)):
             reached.setdefault(at, [boxes[at]]).append(boxes[other])
-    done = _distances(region, {at: regions.hull(parts) for at, parts in reached.items()}, spacing)
+    done = _distances(region, {at: hull(parts) for at, parts in reached.items()}, spacing)
     for a, b in pairs:
-        box = regions.hull([boxes[a], boxes[b]])
+        box = hull([boxes[a], boxes[b]])
         first, last = (found[_within(box, wide)] for wide, found in (done[a], done[b]))
         # Weights are whole numbers, so that equal distances of both sides cancel exactly.
         for at in range(a + 1, b):
@@ -71,7 +72,7 @@ def between(
 
 
 def _box(shape: Region) -> Box:
-    box = regions.box_of(shape, 1)
+    box = box_of(shape, 1)
     if box is None:
         raise ValueError("a given slice is empty")
     return box

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.core.review import Candidate
 from maskloop.ops import components, resample
-from maskloop.ops.regions import box_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

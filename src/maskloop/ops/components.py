@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of, widened
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.mask import id_runs
-from maskloop.ops.regions import box_of, widened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

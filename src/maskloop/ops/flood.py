@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from maskloop.core.boxes import box_of
 from maskloop.ops import coarse
 from maskloop.ops.intensity import steepness
-from maskloop.ops.regions import box_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.mask import present_ids
 from maskloop.ops import regions
 
@@ -39,7 +40,7 @@ def joint(
     """
     sigma = [radius / step for step in spacing]
     width = regions.voxels_of(_CUT * radius, spacing)
-    anything = regions.box_of(ids > 0, 1, margin=width)
+    anything = box_of(ids > 0, 1, margin=width)
     if anything is None:
         return
     old = ids[anything].copy()
@@ -61,7 +62,7 @@ def _smoothed(
     free_strength = np.zeros(ids.shape, dtype=np.float32)
     free = np.zeros_like(ids)
     for label in present_ids(ids):
-        box = regions.box_of(ids, label, margin=width)
+        box = box_of(ids, label, margin=width)
         blurred = _blurred(ids[box] == label, sigma)
         _raise_to(strength, first, box, blurred, label)
         if label not in locked:

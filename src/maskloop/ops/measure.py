@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.ops import components
 from maskloop.ops.bodies import Pixels, bodies
 from maskloop.ops.recist import Axis, Planes, axis, shortest_across
-from maskloop.ops.regions import box_of
 from maskloop.ops.rejoin import connected, connected_runs
 from maskloop.ops.runs import Runs, sparse
 

@@ -1,4 +1,4 @@
-"""Where a label lies, and how far everything else is from it; always on its box."""
+"""How far voxels are from a region or its surface, in the grid's unit."""
 
 from __future__ import annotations
 
@@ -9,73 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from maskloop.core.boxes import box_of
 
-    from maskloop.core.geometry import Box
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Region = npt.NDArray[np.bool_]
 
-_CHUNK = 1 << 22
 _FAR = 1 << 40  # voxels: beyond the end of any array
 _THREADED = 1 << 18  # voxels from which the threads of a distance pay for their start
-
-
-def box_of(ids: npt.NDArray[Any], label: int, *, margin: Sequence[int] | int = 0) -> Box | None:
-    """Return the tight box of a label, widened by `margin` voxels and cut at the array's ends.
-
-    Parameters
-    ----------
-    ids : array of int or bool
-        Label ids of any shape; a region is the label 1.
-    label : int
-        The id to look for.
-    margin : int or sequence of int
-        Voxels to add at both ends of each axis.
-
-    Returns
-    -------
-    tuple of slice, or None
-        None where the label does not occur.
-    """
-    hits = [np.zeros(n, dtype=bool) for n in ids.shape]
-    is_region = ids.dtype == np.bool_ and label == 1
-    step = max(1, _CHUNK * ids.shape[0] // max(ids.size, 1))
-    for start in range(0, ids.shape[0], step):
-        part = slice(start, start + step)
-        region: Region = ids[part] if is_region else ids[part] == label
-        # One pass over the chunk gives a plane; the other axes are read from that plane.
-        plane: Region = np.asarray(region.any(axis=0))
-        if not plane.any():
-            continue
-        hits[0][part] = region.reshape(len(region), -1).any(axis=1)
-        for axis in range(1, ids.ndim):
-            others = tuple(a for a in range(ids.ndim - 1) if a != axis - 1)
-            hits[axis] |= plane.any(axis=others)
-    if not hits[0].any():
-        return None
-    widths = [margin] * ids.ndim if isinstance(margin, int) else list(margin)
-    box = []
-    for hit, width in zip(hits, widths, strict=True):
-        first, last = np.flatnonzero(hit)[[0, -1]]
-        box.append(slice(max(0, int(first) - width), min(len(hit), int(last) + 1 + width)))
-    return tuple(box)
-
-
-def hull(boxes: Iterable[Box]) -> Box:
-    """Return the smallest box that holds all the given ones, at least one."""
-    return tuple(
-        slice(min(part.start for part in parts), max(part.stop for part in parts))
-        for parts in zip(*boxes, strict=True)
-    )
-
-
-def widened(box: Box, shape: Sequence[int], by: int = 1) -> Box:
-    """Return a box with `by` voxels more at both ends of each axis, cut at the array's ends."""
-    return tuple(
-        slice(max(0, part.start - by), min(n, part.stop + by))
-        for part, n in zip(box, shape, strict=True)
-    )
 
 
 def voxels_of(distance: float, spacing: Sequence[float]) -> tuple[int, ...]:

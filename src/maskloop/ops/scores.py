@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import GeometryError, InputError
 from maskloop.core.job import Job
-from maskloop.ops.regions import box_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.ops import coarse
 from maskloop.ops.cuts import edge_weights, minimum_cut, random_walk
-from maskloop.ops.regions import box_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
@@ -139,7 +140,7 @@ def copy_slice(
         If there is no point on a slice that holds the label, or no image to adjust to.
     """
     ids = mask.data.copy()
-    box = regions.box_of(ids, label)
+    box = box_of(ids, label)
     if box is None or ids.ndim != 3:
         return ids
     number = "zyx".index(axis)
@@ -203,7 +204,7 @@ def _adjusted(
 ) -> npt.NDArray[np.bool_]:
     """Return the shape with its outline moved to the edge of the intensities, within the band."""
     found = np.zeros(shape.shape, dtype=bool)
-    box = regions.box_of(shape, 1, margin=regions.voxels_of(band, spacing))
+    box = box_of(shape, 1, margin=regions.voxels_of(band, spacing))
     if box is None:
         return found
     former = shape[box]

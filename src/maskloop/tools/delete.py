@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
-from maskloop.ops import components, regions
+from maskloop.ops import components
 from maskloop.tools.base import traits
 from maskloop.tools.named import pieces_at
 
@@ -75,7 +76,7 @@ def delete(
         If a point lies beside the label.
     """
     ids = mask.data.copy()
-    box = regions.box_of(ids, label, margin=1)
+    box = box_of(ids, label, margin=1)
     if box is None:
         return ids
     part = ids[box]

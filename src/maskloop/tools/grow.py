@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import regions
@@ -59,7 +60,7 @@ def grow(
     """
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
-    box = regions.box_of(ids, label, margin=regions.voxels_of(abs(margin), spacing))
+    box = box_of(ids, label, margin=regions.voxels_of(abs(margin), spacing))
     if box is None or margin == 0:
         return ids
     part = ids[box]

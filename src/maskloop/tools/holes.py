@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import components, regions
@@ -71,7 +72,7 @@ def holes(
         New ids; only background voxels differ.
     """
     ids = mask.data.copy()
-    box = regions.box_of(ids, label)
+    box = box_of(ids, label)
     if box is None:
         return ids
     part = ids[box]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import regions
@@ -65,7 +66,7 @@ def hollow(
     """
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
-    box = regions.box_of(ids, label, margin=regions.voxels_of(thickness, spacing))
+    box = box_of(ids, label, margin=regions.voxels_of(thickness, spacing))
     if box is None:
         return ids
     part = ids[box]

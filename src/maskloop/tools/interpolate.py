@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
-from maskloop.ops import regions
 from maskloop.ops.between import between
 from maskloop.tools.base import traits
 
@@ -76,7 +76,7 @@ def interpolate(
         New ids; only background voxels differ, and with `every` above 1 this label's, too.
     """
     ids = mask.data.copy()
-    box = regions.box_of(ids, label, margin=1)
+    box = box_of(ids, label, margin=1)
     if box is None or ids.ndim != 3:
         return ids
     number = "zyx".index(axis)

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.mask import Mask
-from maskloop.ops import components, regions
+from maskloop.ops import components
 from maskloop.tools.base import traits
 from maskloop.tools.named import next_id
 
@@ -87,7 +88,7 @@ def islands(
     array of unsigned int
         New ids, in a wider type if the new ones need it; only this label's voxels differ.
     """
-    box = regions.box_of(mask.data, label, margin=1)
+    box = box_of(mask.data, label, margin=1)
     if box is None:
         return mask.data.copy()
     part = mask.data[box]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import regions
@@ -90,8 +91,8 @@ def logic(
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
     around = regions.voxels_of(abs(margin), spacing)
-    own = regions.box_of(ids, label, margin=around)
-    theirs = regions.box_of(ids, second, margin=around)
+    own = box_of(ids, label, margin=around)
+    theirs = box_of(ids, second, margin=around)
     if operation in ("subtract", "intersect"):
         if own is not None:
             part = ids[own]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of, hull
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
@@ -85,10 +86,10 @@ def merge(
         raise InputError(msg)
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
-    boxes = [regions.box_of(ids, one) for one in (label, second)]
+    boxes = [box_of(ids, one) for one in (label, second)]
     if boxes[0] is None or boxes[1] is None:
         return ids
-    box = regions.hull([boxes[0], boxes[1]])
+    box = hull([boxes[0], boxes[1]])
     part = ids[box]
     own, theirs = part == label, part == second
     away = regions.distance(own, spacing) if gap > 0 else None

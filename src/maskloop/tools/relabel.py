@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
-from maskloop.ops import regions
 from maskloop.tools.base import traits
 from maskloop.tools.named import next_id, other_label, pieces_at
 
@@ -73,7 +73,7 @@ def relabel(
     InputError
         If the other label is locked, or a point lies beside the label.
     """
-    box = regions.box_of(mask.data, label)
+    box = box_of(mask.data, label)
     if box is None:
         return mask.data.copy()
     new = next_id(mask) if becomes is None else other_label(mask, label, becomes, of="relabel")

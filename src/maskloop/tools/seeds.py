@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask, present_ids
@@ -107,7 +108,7 @@ def seeds(
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
     wide = regions.voxels_of(within, spacing)
-    box = regions.box_of(ids, label, margin=wide)
+    box = box_of(ids, label, margin=wide)
     if box is None:
         return ids
     nothing = mask.labels.id_of(rest) if rest else 0

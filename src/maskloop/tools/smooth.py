@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
 from maskloop.ops import regions
@@ -80,7 +81,7 @@ def smooth(
             joint(ids, spacing, radius, locked=[i for i, row in mask.labels.items() if row.locked])
         return ids
     reach = _reach(method, radius)
-    box = regions.box_of(ids, label, margin=regions.voxels_of(reach, spacing))
+    box = box_of(ids, label, margin=regions.voxels_of(reach, spacing))
     if box is None or radius == 0:
         return ids
     part = ids[box]

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
-from maskloop.ops import components, regions
+from maskloop.ops import components
 from maskloop.ops.parts import parts_of
 from maskloop.tools.base import traits
 from maskloop.tools.named import next_id
@@ -97,7 +98,7 @@ def split(
        Transformation", 1993; basins are merged by dynamics, M. Grimaud, "A New Measure of
        Contrast: the Dynamics", SPIE 1992.
     """
-    box = regions.box_of(mask.data, label, margin=1)
+    box = box_of(mask.data, label, margin=1)
     if box is None:
         return mask.data.copy()
     region = mask.data[box] == label

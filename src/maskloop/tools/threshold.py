@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
@@ -112,7 +113,7 @@ def threshold(
     ids = mask.data.copy()
     spacing = mask.geometry.spacing
     reach = 0.0 if where == "inside" else margin
-    box = regions.box_of(ids, label, margin=regions.voxels_of(reach, spacing))
+    box = box_of(ids, label, margin=regions.voxels_of(reach, spacing))
     if box is None:
         return ids
     part, pixels = ids[box], image.data[box]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.boxes import box_of
 from maskloop.core.geometry import Box
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
@@ -125,7 +126,7 @@ def walker(
     drawn = mask.data == label
     if hand is not None and (hand & drawn).any():
         drawn &= hand
-    box = regions.box_of(drawn.view(np.uint8), 1, margin=regions.voxels_of(within, spacing))
+    box = box_of(drawn.view(np.uint8), 1, margin=regions.voxels_of(within, spacing))
     if box is None:
         return ids
     part = ids[box]

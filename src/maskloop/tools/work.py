@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.edits import difference_box
+from maskloop.core.boxes import box_of, difference_box, hull, widened
 from maskloop.core.errors import InputError
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
@@ -235,7 +235,7 @@ def _require_needs(tool: str, traits: Traits, image: Image | None) -> None:
 
 
 def _extent_of(mask: Mask, label: int, extent: Extent | None) -> Box | None:
-    found = extent(label) if extent is not None else regions.box_of(mask.data, label)
+    found = extent(label) if extent is not None else box_of(mask.data, label)
     return None if found is None else found[len(found) - mask.geometry.ndim :]
 
 
@@ -261,13 +261,7 @@ def _widened(
     if not known:
         return None
     wide = regions.voxels_of(min(reach, 1e9), spacing)
-    return tuple(
-        slice(
-            max(0, min(box[axis].start for box in known) - more),
-            min(length, max(box[axis].stop for box in known) + more),
-        )
-        for axis, (length, more) in enumerate(zip(shape, wide, strict=True))
-    )
+    return widened(hull(known), shape, wide)
 
 
 def _cut(limit: Box, shape: tuple[int, ...]) -> Box:

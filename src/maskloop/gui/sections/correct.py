@@ -214,6 +214,7 @@ class CorrectSection(Section):
         self.ghost.show(editor, change.refused)
         can_insist = bool(change.refused.by_hand)
         self.refusal.tell(f"{change.refused.words}.", can_insist=can_insist)
+        self.open()  # the button to insist is here
 
     def _forget_refused(self) -> None:
         self._refused = None
@@ -261,6 +262,13 @@ class CorrectSection(Section):
             return f"{layer.name} is open for reading only."
         return refusal_of(layer)
 
+    def _ask(self, found: Found | None) -> None:
+        """Ask about an earlier case where it is seen: this section may be closed."""
+        if found is not None and found is not self.banner.found:
+            self.open()
+            self._host.say(found.words, "warning")
+        self.banner.ask(found, is_busy=self._host.is_busy)
+
     def _check(self) -> None:
         if not is_alive(self):
             return
@@ -269,7 +277,7 @@ class CorrectSection(Section):
         self.reason.setText(problem)
         self.reason.setVisible(bool(problem))
         source = self._source()
-        self.banner.ask(host.keeping.asked(source), is_busy=host.is_busy)
+        self._ask(host.keeping.asked(source))
         text, must_act = host.keeping.words_for(source)
         self.kept.setText(text if host.image.layer is not None or layer is not None else "")
         colour = "#ffcf66" if must_act else "#9aa0aa"
