@@ -21,6 +21,7 @@ from PIL import Image as Picture
 
 from maskloop import cli
 from maskloop.cli import run
+from maskloop.cli.running import Bar
 from maskloop.core.errors import VerificationError
 from maskloop.core.job import Job, Progress
 
@@ -535,7 +536,7 @@ def test_progress_is_drawn_on_a_terminal(monkeypatch, capsys):
 
 
 def test_a_bar_without_a_total_counts(capsys):
-    bar = cli._Bar()
+    bar = Bar()
     bar(Progress("waiting", 7, 0))
     assert "waiting" in capsys.readouterr().err
 

@@ -1,0 +1,167 @@
+"""Commands that say what a file is, what there is to use, and what works here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maskloop.cli.options import commands, example, json_option
+from maskloop.cli.output import answer, as_lines, as_table
+from maskloop.cli.running import working
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@commands.command(epilog=example("maskloop info ct.nii.gz --json"))
+@click.argument("path", type=click.Path())
+@json_option
+def info(path: str, as_json: bool) -> None:
+    """Say what a file or a DICOM folder is: grid, spacing, orientation, range, labels."""
+    from maskloop.desk.check import info as look
+    from maskloop.desk.check import info_text
+
+    with working() as job:
+        found = look(path, job=job)
+    answer(found, info_text(found) or as_lines(found), as_json=as_json)
+
+
+@commands.command(epilog=example("maskloop models", "maskloop models --json"))
+@json_option
+def models(as_json: bool) -> None:
+    """List the models: shipped, fetched, to be fetched, and your own."""
+    from maskloop.desk.catalogue import list_models
+
+    with working():
+        found = list_models()
+    rows = [_model_row(row) for row in found]
+    answer({"models": found}, as_table(rows), as_json=as_json)
+
+
+def _model_row(row: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON-ready values
+    labels = ", ".join(row["labels"].values())
+    return {
+        "name": row["name"],
+        "family": row["family"],
+        "task": row["task"],
+        "ndim": "/".join(f"{n}D" for n in row["ndim"]),
+        "labels": labels if len(labels) <= 32 else f"{len(row['labels'])}: {labels[:24]}...",
+        "licence": row["licence"].split(";")[0],
+        "size": f"{row['size'] / 1e6:.1f} MB",
+        "weights": row["reason"] or row["state"],
+        "proof": row["proof"],
+    }
+
+
+@commands.command(epilog=example("maskloop formats"))
+@json_option
+def formats(as_json: bool) -> None:
+    """List the formats that can be read and written."""
+    from maskloop.desk.catalogue import list_formats
+
+    with working():
+        found = list_formats()
+    columns = ("name", "title", "suffixes", "reads", "writes", "proof", "reason")
+    answer({"formats": found}, as_table(found, columns), as_json=as_json)
+
+
+@commands.command(epilog=example("maskloop tools", "maskloop correct --tool grow --help"))
+@json_option
+def tools(as_json: bool) -> None:
+    """List the tools that correct a mask."""
+    from maskloop.desk.catalogue import list_tools
+
+    with working():
+        found = list_tools()
+    answer({"tools": found}, as_table(found, ("name", "summary", "reason")), as_json=as_json)
+
+
+@commands.group(epilog=example("maskloop weights fetch liver-tumour"))
+def weights() -> None:
+    """Fetch, verify or list the weights of a model."""
+
+
+@weights.command(
+    epilog=example(
+        "maskloop weights fetch liver-tumour",
+        "maskloop weights fetch liver-tumour --from downloads   (without a network)",
+    )
+)
+@click.argument("name")
+@click.option("--from", "source", type=click.Path(), help="A local file or folder that holds them.")
+@json_option
+def fetch(name: str, source: str | None, as_json: bool) -> None:
+    """Download a model's weights, or take them from a folder, and check their SHA-256."""
+    from maskloop.desk.catalogue import weights_fetch
+
+    with working() as job:
+        found = weights_fetch(name, source=source, job=job)
+    answer({"model": name, "weights": found}, as_table(found), as_json=as_json)
+
+
+@weights.command(epilog=example("maskloop weights verify liver-tumour"))
+@click.argument("name")
+@json_option
+def verify(name: str, as_json: bool) -> None:
+    """Check the weights on disk against their SHA-256."""
+    from maskloop.desk.catalogue import weights_verify
+
+    with working():
+        found = weights_verify(name)
+    answer({"model": name, "weights": found}, as_table(found), as_json=as_json)
+
+
+@weights.command("list", epilog=example("maskloop weights list liver-tumour"))
+@click.argument("name")
+@json_option
+def weights_list(name: str, as_json: bool) -> None:
+    """Say where a model's weights come from and where they lie."""
+    from maskloop.desk import catalogue
+
+    with working():
+        found = catalogue.weights_list(name)
+    columns = ("file", "state", "size", "source", "origin", "path")
+    answer({"model": name, "weights": found}, as_table(found, columns), as_json=as_json)
+
+
+@commands.command(epilog=example("maskloop doctor"))
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what works on this machine, and the exact command that repairs what does not."""
+    from maskloop.desk.doctor import doctor as examine
+
+    with working():
+        found = examine()
+    answer(found, _doctor_text(found), as_json=as_json)
+
+
+def _doctor_text(found: Mapping[str, Any]) -> str:  # Any: JSON-ready values
+    device, window = found["device"], found["window"]
+    memory = found["memory_bytes"]
+    about = {
+        "maskloop": found["maskloop"],
+        "python": f"{found['python']}  {found['executable']}",
+        "platform": found["platform"],
+        "processors": found["processors"],
+        "memory": f"{memory / 1e9:.1f} GB" if memory else None,
+        "torch": f"{device['torch']} (CUDA {device['cuda_built'] or 'none'})",
+        "devices": device["devices"],
+        "cards": device["cards"],
+        "driver": device["driver"],
+        "window": f"napari {window['napari'] or '-'}, {window['qt'] or 'no Qt binding'}",
+    }
+    places = [
+        {
+            "folder": name,
+            "used": "-" if place["size_bytes"] is None else f"{place['size_bytes'] / 1e6:.1f} MB",
+            "free": f"{place['free_bytes'] / 1e9:.1f} GB",
+            "writable": place["is_writable"],
+            "path": place["path"],
+        }
+        for name, place in found["storage"].items()
+    ]
+    lines = [as_lines(about), "", as_table(places), ""]
+    for row in found["problems"]:
+        lines += [f"problem: {row['problem']}", f"    fix: {row['fix']}"]
+    return "\n".join([*lines, *([] if found["problems"] else ["all is well"])])
