@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import maskloop
+from maskloop.core import casefile
 from maskloop.core.case import Case
 from maskloop.core.edits import Edit
 from maskloop.core.errors import InputError, MissingFileError, StorageError
@@ -160,6 +161,19 @@ def test_another_image_of_the_same_name_is_refused(ct):
     assert ct.read_bytes() != bytes(content)
     with pytest.raises(InputError, match=r"expected the image that ct\.maskloop was made for"):
         maskloop.open_case(ct)
+
+
+def test_a_case_that_another_window_makes_meanwhile_is_opened(ct, monkeypatch):
+    real = casefile.make
+
+    def make_twice(folder, mask, provenance, *, mode):
+        real(folder, mask, provenance, mode=mode)
+        real(folder, mask, provenance, mode=mode)
+
+    monkeypatch.setattr(casefile, "make", make_twice)
+    with maskloop.open_case(ct) as case:
+        assert not case.is_read_only
+        case.paint((1, 1, 1), radius_mm=1, label=1)
 
 
 def test_where_the_folder_cannot_be_written_a_workspace_is_used(ct, tmp_path, monkeypatch):

@@ -162,7 +162,11 @@ def open_case(
     author = os.environ.get(AUTHOR, "") if author is None else author
     folder = case_folder(path, workspace=workspace)
     if not folder.is_dir():
-        _create(folder, image, mask, author, job)
+        try:
+            _create(folder, image, mask, author, job)
+        except StorageError:
+            if mask is not None or not is_case(folder):
+                raise  # else another window made it in the meantime
     elif mask is not None:
         msg = (
             f"expected no start for the case {folder.name}, which exists, got one; open it as it is"
