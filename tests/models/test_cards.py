@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from maskloop.core.errors import InputError, StorageError, UnknownNameError
+from maskloop.core.files import sha256_of
 from maskloop.core.labels import LabelTable
 from maskloop.models import cards
 from maskloop.models.cards import ModelCard, WeightFile
-from maskloop.models.weights import sha256_of
 
 CARD = ModelCard(
     name="mine",

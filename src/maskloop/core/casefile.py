@@ -15,14 +15,14 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskloop.core.boxes import difference_box
 from maskloop.core.errors import FormatError, MissingFileError, StorageError
+from maskloop.core.files import put, sync_folder, write_new
 from maskloop.core.geometry import Geometry
-from maskloop.core.journal import sync_folder
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 
@@ -59,8 +59,8 @@ def make(folder: Path, mask: Mask, provenance: Mapping[str, Any], *, mode: int) 
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             _admit_group(made, mode)
-            _write(made / "start-0.npz", _packed(mask), mode & 0o666)
-            _write(made / "case.json", _text(about), mode & 0o666)
+            write_new(made / "start-0.npz", _packed(mask), mode=mode & 0o666)
+            write_new(made / "case.json", _text(about), mode=mode & 0o666)
             made.rename(folder)
             sync_folder(folder.parent)
         except BaseException:
@@ -123,8 +123,8 @@ def add_start(folder: Path, name: str, mask: Mask) -> None:
     row = _start_row(name, mask, len(about["masks"]))
     about["masks"].append(row)
     try:
-        _write(folder / row["file"], _packed(mask), file_mode(folder))
-        _replace(folder, about)
+        write_new(folder / row["file"], _packed(mask), mode=file_mode(folder))
+        put(folder / "case.json", _text(about), mode=file_mode(folder))
     except OSError as error:
         msg = (
             f"expected to write a mask into {folder.name}, got {error.strerror or error}; "
@@ -146,7 +146,7 @@ def write_log(folder: Path, steps: list[_Json], masks: Mapping[str, Mask]) -> No
     if {**found, "changed": ""} == {**about, "changed": ""}:
         return
     try:
-        _replace(folder, found)
+        put(folder / "case.json", _text(found), mode=file_mode(folder))
     except OSError as error:
         msg = (
             f"expected to write case.json in {folder.name}, got {error.strerror or error}; "
@@ -232,26 +232,3 @@ def _now() -> str:
 
 def _text(about: _Json) -> bytes:
     return json.dumps(about, indent=1).encode()
-
-
-def _replace(folder: Path, about: _Json) -> None:
-    fresh = folder / ".case.json.new"
-    fresh.unlink(missing_ok=True)
-    try:
-        _write(fresh, _text(about), file_mode(folder))
-        fresh.replace(folder / "case.json")
-        sync_folder(folder)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    with _private(path, mode) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(mode)  # whatever the umask took away
-
-
-def _private(path: Path, mode: int) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")

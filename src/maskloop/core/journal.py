@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from maskloop.core.edits import Edit
 from maskloop.core.errors import FormatError, StorageError
+from maskloop.core.files import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -351,17 +352,6 @@ def _entries(payload: bytes) -> Iterator[Entry]:
     else:
         msg = f"expected a step of a known kind, got {letter!r}; open the case with a newer version"
         raise FormatError(msg)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder; a power loss may else undo a rename."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(path: Path, error: OSError) -> StorageError:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +13,12 @@ import numpy.typing as npt
 
 from maskloop.core.candidate import Candidate, Decision
 from maskloop.core.errors import InputError, StorageError, UnknownNameError
+from maskloop.core.files import put
 from maskloop.core.report import Report, Showing, as_ranges, ranges_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from maskloop.core.labels import LabelTable, Status
 
@@ -372,7 +371,9 @@ class Review:
                 self._is_changed = False
                 self._saved_at = time.monotonic()
             try:
-                _replace(self.folder / FILE, content)
+                # A folder that a team shares lets the team read: never more than the folder itself.
+                mode = self.folder.stat().st_mode & 0o666
+                put(self.folder / FILE, content, mode=mode)
             except OSError as error:
                 self._is_changed = True
                 msg = (
@@ -381,21 +382,6 @@ class Review:
                 )
                 raise StorageError(msg) from error
         return True
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=".review-", suffix=".json", dir=path.parent)
-    fresh = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A folder that a team shares lets the team read: never more than the folder itself.
-        fresh.chmod(path.parent.stat().st_mode & 0o666)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 # One object at a time: accept, reject, edit

@@ -15,6 +15,7 @@ import numpy as np
 from maskloop.core import lock
 from maskloop.core.case import Case
 from maskloop.core.errors import InputError, MissingFileError, StorageError, UnknownNameError
+from maskloop.core.files import sha256_of
 from maskloop.core.image import Image, stem_of
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 WORKSPACE = "MASKLOOP_WORKSPACE"
 AUTHOR = "MASKLOOP_AUTHOR"
 _PRIVATE = 0o700
+_SAMPLES = 4096
 
 
 def case_folder(image: Path | str, *, workspace: Path | str | None = None) -> Path:
@@ -146,8 +148,8 @@ def open_case(
     MissingFileError
         If there is no such image.
     InputError
-        If the image has changed since the case was made, has no file, or a start is given for an
-        old case.
+        If the image has changed since the case was made, is another series of its folder, has no
+        file, or a start is given for an old case.
     StorageError
         If the folder cannot be made.
     """
@@ -179,6 +181,13 @@ def open_case(
         msg = (
             f"expected the image that {folder.name} was made for, got another; restore it or move "
             "the case away"
+        )
+        raise InputError(msg)
+    if isinstance(image, Image) and not _is_of(case, image):
+        case.close()
+        msg = (
+            f"expected the series that {folder.name} was made for, got another of {path.name!r} or "
+            "another grid of it; load that one, or copy each series into a folder of its own"
         )
         raise InputError(msg)
     if job is not None:
@@ -262,8 +271,22 @@ def _create(
     is_team = bool(given & 0o020) and parent != Path(os.path.abspath(source)).parent
     if is_team or is_shared(parent):
         mode |= given
-    about = {"image_sha256": _hash(source)}
+    about = {"image_sha256": _hash(source), "sample_sha256": _sample(found)}
     Case.create(folder, mask.checked(), provenance=about, author=author, mode=mode).close()
+
+
+def _is_of(case: Case, image: Image) -> bool:
+    """Return whether a case was made for this very image: a folder may hold several series."""
+    sample = case.provenance.get("sample_sha256")
+    is_same = sample is None or sample == _sample(image)
+    return is_same and case.mask.geometry.matches(image.geometry)
+
+
+def _sample(image: Image) -> str:
+    """Return the SHA-256 of some voxels of an image, spread over all of it."""
+    places = np.linspace(0, image.data.size - 1, _SAMPLES).astype(np.intp)
+    values = np.asarray(image.data.flat[places], np.float64).round(3) + 0.0  # no minus zero
+    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
 
 
 def _digits(path: Path) -> str:
@@ -288,5 +311,4 @@ def _hash(path: Path) -> str:
             if file.is_file() and not any(p.suffix == ".maskloop" for p in file.parents)
         )
         return hashlib.sha256("".join(parts).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from maskloop.core.errors import MissingFileError, StorageError
+from maskloop.core.files import sync_folder
 
 _PREFIX = ".maskloop-"
 _STALE_S = 24 * 3600  # nobody writes one file for a day
@@ -77,7 +78,7 @@ class Swap:
             if kept is not None:
                 with suppress(OSError):  # all is in place: a name left over does no harm
                     kept.unlink(missing_ok=True)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for temporary, _ in self._pairs:
@@ -136,17 +137,6 @@ def _mode_for(target: Path) -> int:
         mask = os.umask(0o077)
         os.umask(mask)
     return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems refuse to sync a folder
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def words(error: OSError) -> str:

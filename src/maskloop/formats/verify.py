@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from contextlib import suppress
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError, VerificationError
+from maskloop.core.files import sha256_of
 from maskloop.core.image import Image
 from maskloop.formats.base import (
     Evidence,
@@ -178,9 +178,9 @@ def write_verified(
         job.report("read back", 1, 3)
         evidence = _read_back(format, to)
         worst = _compare(planned, evidence, path)
-        hashes = {path.name: _sha256(to.path)}
+        hashes = {path.name: sha256_of(to.path)}
         if aside is not None and second is not None:
-            hashes[second.name] = _sha256(aside)
+            hashes[second.name] = sha256_of(aside)
         if format.has_sidecar and isinstance(planned, Planned):
             side = swap.file(sidecar_of(path))
             hashes[sidecar_of(path).name] = _write_table(planned.mask.labels, side, path)
@@ -246,7 +246,7 @@ def _write_table(labels: LabelTable, side: Path, path: Path) -> str:
             "bytes; check the disk"
         )
         raise VerificationError(msg)
-    return _sha256(side)
+    return sha256_of(side)
 
 
 def _read_back(format: Format, to: Target) -> Evidence:
@@ -361,8 +361,3 @@ def _compare_grids(meant: Geometry | None, found: Geometry | None, path: Path) -
         )
         raise VerificationError(msg)
     return worst if meant.unit == "mm" else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

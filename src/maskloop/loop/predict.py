@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from maskloop.core.errors import (
     VerificationError,
     WeightsError,
 )
+from maskloop.core.files import put, sha256_of
 from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
@@ -475,8 +475,6 @@ def _hash_of(path: Path) -> str:
     """Return the sha256 of a file, or of a folder's files by name and content."""
     import hashlib
 
-    from maskloop.models.weights import sha256_of
-
     try:
         if not path.is_dir():
             return sha256_of(path)
@@ -540,18 +538,12 @@ def _note_in_receipt(target: Path, about: Mapping[str, Any]) -> None:
     place = receipt_of(target)
     found = json.loads(place.read_text(encoding="utf-8"))
     found["prediction"] = dict(about)
-    handle, name = tempfile.mkstemp(prefix=".maskloop-", suffix=".json", dir=place.parent)
-    fresh = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(found, stream, indent=2)
-        fresh.chmod(place.stat().st_mode & 0o777)
-        fresh.replace(place)
+        mode = place.stat().st_mode & 0o777
+        put(place, json.dumps(found, indent=2).encode(), mode=mode)
     except OSError as error:
         msg = (
             f"expected to write {str(place)!r}, but the system answered {error}; the mask itself "
             f"is written, free space and run again"
         )
         raise StorageError(msg) from error
-    finally:
-        fresh.unlink(missing_ok=True)

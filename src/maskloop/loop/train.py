@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
 from maskloop.core.labels import Kind, LabelTable
 from maskloop.core.mask import Mask
@@ -644,7 +645,6 @@ def _write_weights(plan: _Plan, run: Run, network: nn.Module) -> dict[str, Path]
 def _card_in_run(plan: _Plan, files: Mapping[str, Path]) -> ModelCard:
     """Return a card whose weights are the run's own files, to predict before anything is saved."""
     from maskloop.models.cards import WeightFile
-    from maskloop.models.weights import sha256_of
 
     return dataclasses.replace(
         plan.base,

@@ -18,6 +18,7 @@ from typing import Any
 import platformdirs
 
 from maskloop.core.errors import InputError, MaskloopError, StorageError, UnknownNameError
+from maskloop.core.files import sha256_of
 from maskloop.core.labels import LabelTable
 
 TASKS = ("semantic", "instance")
@@ -424,8 +425,6 @@ def save_card(card: ModelCard, files: Mapping[str, Path], *, overwrite: bool = F
     StorageError
         If the disk refuses; nothing is left behind.
     """
-    from maskloop.models.weights import sha256_of
-
     folder = models_folder() / card.name
     builtin = next((c for c in all_cards() if c.name == card.name), None)
     if folder.exists() and not overwrite:
@@ -469,8 +468,6 @@ def save_card(card: ModelCard, files: Mapping[str, Path], *, overwrite: bool = F
 
 
 def _check_saved(card: ModelCard, folder: Path) -> None:
-    from maskloop.models.weights import sha256_of
-
     read = ModelCard.from_json(json.loads((folder / "card.json").read_text(encoding="utf-8")))
     if read.to_json() != card.to_json() or any(
         sha256_of(folder / w.file) != w.sha256 for w in card.weights

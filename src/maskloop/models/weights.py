@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from maskloop.core.errors import InputError, StorageError, WeightsError
+from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
 from maskloop.models.cards import models_folder
 
@@ -143,12 +144,6 @@ def _mismatch(card: ModelCard, weight: WeightFile, path: Path, found: str, size:
         f"got {found}{sizes} in {path}; it was not used, delete it and run: "
         f"maskloop weights fetch {card.name}"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, lower-case hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch(

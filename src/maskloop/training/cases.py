@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError, MissingFileError
+from maskloop.core.files import sha256_of
 from maskloop.core.image import Image, stem_of
 from maskloop.core.mask import Mask
 
@@ -215,7 +216,7 @@ def fingerprint(thing: Image | Mask | Path | npt.NDArray[Any] | None) -> str:
     if isinstance(thing, Path):
         files = [thing] if thing.is_file() else sorted(p for p in thing.rglob("*") if p.is_file())
         # Names are left out: a copied series is the same series.
-        parts = sorted(_sha_of(path) for path in files)
+        parts = sorted(sha256_of(path) for path in files)
         digest.update("".join(parts).encode())
     elif thing is not None:
         data = thing if isinstance(thing, np.ndarray) else thing.data
@@ -227,11 +228,6 @@ def fingerprint(thing: Image | Mask | Path | npt.NDArray[Any] | None) -> str:
         if isinstance(thing, Mask):
             digest.update(repr(thing.labels.to_rows()).encode())
     return digest.hexdigest()
-
-
-def _sha_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def split_cases(
