@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,22 @@ def test_another_image_of_the_same_name_is_refused(ct):
     assert ct.read_bytes() != bytes(content)
     with pytest.raises(InputError, match=r"expected the image that ct\.maskloop was made for"):
         maskloop.open_case(ct)
+
+
+def test_another_series_of_the_folder_is_refused(ct):
+    first = maskloop.load(ct)
+    with maskloop.open_case(first) as case:
+        case.paint((1, 1, 1), radius_mm=1, label=1)
+    grid = first.geometry
+    other_phase = replace(first, data=first.data + 1)
+    other_grid = replace(first, geometry=replace(grid, affine=grid.affine * [[2], [2], [2], [1]]))
+    for other in (other_phase, other_grid):
+        with pytest.raises(InputError, match=r"expected the series that ct\.maskloop was made for"):
+            maskloop.open_case(other)
+    for same in (ct, first, replace(first, data=first.data.astype(np.float32))):
+        with maskloop.open_case(same) as case:
+            assert len(case.history) == 1
+            assert not case.is_read_only
 
 
 def test_a_case_that_another_window_makes_meanwhile_is_opened(ct, monkeypatch):

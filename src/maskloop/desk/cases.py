@@ -271,22 +271,24 @@ def _create(
     is_team = bool(given & 0o020) and parent != Path(os.path.abspath(source)).parent
     if is_team or is_shared(parent):
         mode |= given
-    about = {"image_sha256": _hash(source), "sample_sha256": _sample(found)}
+    about = {"image_sha256": _hash(source), "sample": _sample(found)}
     Case.create(folder, mask.checked(), provenance=about, author=author, mode=mode).close()
 
 
 def _is_of(case: Case, image: Image) -> bool:
     """Return whether a case was made for this very image: a folder may hold several series."""
-    sample = case.provenance.get("sample_sha256")
-    is_same = sample is None or sample == _sample(image)
+    known, now = case.provenance.get("sample"), _sample(image)
+    # Pixels of another shape are a channel or a frame of it; the grid must do.
+    is_same = known is None or known["shape"] != now["shape"] or known == now
     return is_same and case.mask.geometry.matches(image.geometry)
 
 
-def _sample(image: Image) -> str:
-    """Return the SHA-256 of some voxels of an image, spread over all of it."""
+def _sample(image: Image) -> dict[str, Any]:  # Any: plain JSON values
+    """Return the shape of an image's pixels, and the SHA-256 of some, spread over all of it."""
     places = np.linspace(0, image.data.size - 1, _SAMPLES).astype(np.intp)
     values = np.asarray(image.data.flat[places], np.float64).round(3) + 0.0  # no minus zero
-    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+    digest = hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+    return {"shape": list(image.data.shape), "sha256": digest}
 
 
 def _digits(path: Path) -> str:
