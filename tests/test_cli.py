@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+import maskloop
 from maskloop import cli
 from maskloop.cli import run
 from maskloop.cli.running import Bar
@@ -234,6 +235,19 @@ def test_flags_that_cannot_work_are_refused(files, monkeypatch, capsys, flags, w
     assert contents(files) == before
 
 
+def test_a_step_of_a_case_that_cannot_be_exported_is_taken_back(files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    maskloop.open_case("ct.nii.gz", mask=maskloop.load_mask("mask.nii.gz")).close()
+    before = maskloop.replay("ct.maskloop").data
+    given = ["correct", "ct.maskloop", "--tool", "grow", "--label", "2"]
+    for out in ("new.xyz", "new.png", "gone/new.nii.gz"):
+        assert run([*given, "-o", out]) == 2
+        require_three_parts(capsys.readouterr().err)
+        assert np.array_equal(maskloop.replay("ct.maskloop").data, before)
+    assert run(given) == 0
+    assert not np.array_equal(maskloop.replay("ct.maskloop").data, before)
+
+
 # Bad input
 
 
@@ -297,6 +311,19 @@ BAD = {
         ["demo", "-o", "/proc/demo"],
         ["demo", "-o", "mask.nii.gz"],
         ["demo", "-o", "."],
+    ],
+    "what a case cannot take": [
+        ["draft", "ct.nii.gz", "-m", "gone"],
+        ["draft", "gone.nii.gz", "-m", "phantom-liver"],
+        ["replay", "mask.nii.gz", "-o", "old.nii.gz"],
+        ["replay", "empty", "-o", "old.nii.gz"],
+        ["measure", "gone.nii.gz"],
+        ["measure", "mask.nii.gz", "--image", "gone.nii.gz"],
+        ["measure", "mask.nii.gz", "--image", "moved.nii.gz"],
+    ],
+    "a box or positions that are none": [
+        ["correct", "mask.nii.gz", "-t", "grow", "--label", "2", "-o", "old.nii.gz", *flags]
+        for flags in (["--box", ""], ["--box", "0:4:2,:,:"], ["--box", "1:2"], ["--box", "x"])
     ],
     "a format that cannot hold it": [
         ["export", "mask.nii.gz", "-o", "new.png"],

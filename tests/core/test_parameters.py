@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Optional
 import pytest
 
 from maskloop.core.errors import InputError, UnknownNameError
-from maskloop.core.parameters import Parameter, checked_values, parameters_of
+from maskloop.core.parameters import Parameter, Points, checked_values, parameters_of
 
 
 def tool(
@@ -118,3 +118,8 @@ def test_a_tool_without_types_is_its_authors_mistake():
         parameters_of(bare)
     with pytest.raises(TypeError, match="expected bool, int, float"):
         parameters_of(odd)
+
+
+def test_positions_that_are_no_numbers_are_told_as_they_came():
+    with pytest.raises(InputError, match=r"expected positions of numbers, got \[\['a', 'b'\]\]"):
+        Points.from_text("a,b")

@@ -49,15 +49,16 @@ def draft(
     """Let a model draw into an image's case; what people painted or locked stays."""
     from maskloop import load, open_case
     from maskloop.desk.draft import draft as draw
+    from maskloop.loop.predict import Predictor
 
     with working() as job:
         pixels = load(image, job=job)
+        predictor = Predictor(model, device, job=job)  # a wrong name makes no case
         with open_case(pixels, author=author, workspace=workspace, job=job) as case:
             change = draw(
                 case,
                 pixels,
-                model,
-                device=device,
+                predictor,
                 candidates=candidates,
                 over_hand=over_hand,
                 job=job,
@@ -181,6 +182,7 @@ def correct(
     own flags are shown by `maskloop correct --tool NAME --help`; positions are written in array
     order, z,y,x z,y,x.
     """
+    from maskloop import Case, MaskloopError
     from maskloop.desk.cases import is_case, open_folder
     from maskloop.loop.correct import correct as change
     from maskloop.loop.export import export as write
@@ -210,11 +212,16 @@ def correct(
                 parameters=chosen,
                 author=author,
                 over_hand=over_hand,
-                box=_box(box) if box else None,
+                box=None if box is None else _box(box),
                 frame=frame,
                 job=job,
             )
-            receipt = write(done.mask, out, image=pixels, to=to, job=job) if out else None
+            try:
+                receipt = write(done.mask, out, image=pixels, to=to, job=job) if out else None
+            except MaskloopError:
+                if isinstance(old, Case) and not done.edit.is_empty:
+                    old.undo()  # what ends in an error changes nothing
+                raise
     found = {
         "tool": tool,
         "parameters": chosen,
@@ -231,7 +238,8 @@ def _box(text: str) -> tuple[slice, ...]:
     """Return the box that a text such as ``10:20,:,40:80`` gives."""
     try:
         parts = [part.split(":") for part in text.split(",")]
-        return tuple(slice(*(int(end) if end.strip() else None for end in part)) for part in parts)
+        ends = [[int(end) if end.strip() else None for end in part] for part in parts]
+        return tuple(slice(first, stop) for first, stop in ends)
     except (ValueError, TypeError) as error:
         msg = f"expected a box such as 10:20,:,40:80, got {text!r}; write one range an axis"
         raise click.UsageError(msg) from error

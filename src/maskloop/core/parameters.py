@@ -53,9 +53,8 @@ class Points(tuple[tuple[float, ...], ...]):
     @classmethod
     def from_text(cls, text: str) -> Points:
         """Return the positions that a text such as ``"4,10,12 4,30,12"`` gives."""
-        return cls.of(
-            [part for part in word.split(",") if part] for word in text.replace(";", " ").split()
-        )
+        words = text.replace(";", " ").split()
+        return cls.of([[part for part in word.split(",") if part] for word in words])
 
     def to_text(self) -> str:
         """Return the text that `from_text` reads."""

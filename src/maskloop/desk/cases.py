@@ -207,7 +207,7 @@ def open_folder(
     """Open a case by its folder; its image is not looked at."""
     path = Path(folder)
     if not path.is_dir():
-        msg = f"expected a case folder, got {str(path)!r}, which does not exist; give NAME.maskloop"
+        msg = f"expected a case folder, got {str(path)!r}, which is none; give NAME.maskloop"
         raise MissingFileError(msg)
     author = author or os.environ.get(AUTHOR, "")
     case = Case.open(path, author=author, read_only=read_only)

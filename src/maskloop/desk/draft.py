@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from maskloop.core.case import Case, Change
-    from maskloop.loop.predict import Prediction
+    from maskloop.loop.predict import Prediction, Predictor
     from maskloop.models.cards import ModelCard
 
 
 def draft(
     case: Case,
     image: Image | Path | str,
-    model: str,
+    model: str | Predictor,
     *,
     device: str = "auto",
     candidates: bool = False,
@@ -35,7 +35,7 @@ def draft(
         Of the image, such as from `maskloop.open_case`.
     image : Image or path
     model, device
-        As for `maskloop.predict`.
+        As for `maskloop.predict`; or a `Predictor` that is loaded already.
     candidates : bool
         Whether the case's review gets a worklist of what the model nearly drew.
     over_hand : bool
@@ -62,7 +62,7 @@ def draft(
         raise InputError(msg)
     pixels = image if isinstance(image, Image) else load(image, job=job)
     case.mask.require_on(pixels)
-    predictor = Predictor(model, device, job=job)
+    predictor = model if isinstance(model, Predictor) else Predictor(model, device, job=job)
     found = predictor.predict(pixels, job, candidates=candidates)
     ids, labels = redrawn(case.mask, found.mask, hand=case.hand())
     change = case.change(
