@@ -40,7 +40,7 @@ def dice(found: Any, truth: Any) -> float:
 
 
 def test_ct_to_liver_to_brush_to_nifti(
-    window: Any, settle: Callable[[Any], None], tmp_path: Path
+    window: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
 ) -> None:
     viewer, panel = window
     image, truth = phantom_ct(11, shape=(64, 96, 96), spacing=(4.5, 3.7, 3.7), lesions=(2, 4))
@@ -66,9 +66,10 @@ def test_ct_to_liver_to_brush_to_nifti(
     result.brush_size = 3
     result.paint((30, 40, 40), 2)
     painted = result.data.copy()
-    panel.correct.tool.setCurrentText("islands")
     panel.correct.table.selectRow(0)
-    panel.correct.apply.click()
+    panel.correct.toolbox.choose("islands")
+    with qtbot.waitSignal(panel.correct.toolbox.applied, timeout=20_000):
+        panel.correct.toolbox.apply.click()
     settle(panel)
     out = tmp_path / "mask.nii.gz"
     panel.export.path.setText(str(out))
@@ -81,13 +82,17 @@ def test_ct_to_liver_to_brush_to_nifti(
     assert (np.asarray(found.dataobj) > 0).sum() == (result.data > 0).sum()
     true_liver = truth.data[:, ::-1, ::-1].transpose(2, 1, 0) > 0
     assert dice(np.asarray(found.dataobj) > 0, true_liver) > 0.85
-    panel.correct.journals.close()
-    kept = replay(case_folder(path))
-    assert np.array_equal(kept.data.transpose(2, 1, 0), np.asarray(found.dataobj))
     assert liver.any()
-    result.undo()
+    corrected = result.data.copy()
+    editor = panel.host.editors.of(result)
+    editor.undo()
     if not np.array_equal(result.data, painted):
         pytest.fail("one undo does not take back the tool's step")
+    editor.redo()
+    assert np.array_equal(result.data, corrected)
+    panel.host.keeping.close()
+    kept = replay(case_folder(path))
+    assert np.array_equal(kept.data.transpose(2, 1, 0), np.asarray(found.dataobj))
 
 
 def test_picture_to_nuclei_to_coco(

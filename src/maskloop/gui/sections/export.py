@@ -38,7 +38,8 @@ class ExportSection(Section):
         self._host = host
         self._suffixes: list[str] = []
         self._proposed = ""
-        self._labels: Any = None  # Any: a napari layer
+        # The layer and the kind of its ids that the format was last proposed for.
+        self._labels: tuple[Any, Kind] | None = None  # Any: a napari layer
         self.what = words()
         self.format = tipped(slim(QComboBox()), TIPS["format"])
         self.kind = tipped(slim(QComboBox()), TIPS["kind"])
@@ -77,6 +78,7 @@ class ExportSection(Section):
         self.run.clicked.connect(self.start)
         host.labels.changed.connect(self._labels_changed)
         host.busy.connect(lambda _: self._check())
+        host.busy.connect(lambda _: self._labels_changed())  # a model brings the kind of its ids
         host.reviewed.connect(self._warn)
         self.header.toggled.connect(lambda _: self._warn())
         self._labels_changed()
@@ -157,11 +159,11 @@ class ExportSection(Section):
 
     def _labels_changed(self) -> None:
         layer = self._host.labels.layer
-        if layer is not None and layer is not self._labels:
-            self._labels = layer
+        known = None if layer is None else (layer, layers.table_of(layer).kind)
+        if known is not None and known != self._labels:
+            self._labels = known
             is_volume = layers.placement_of(layer).geometry.ndim == 3
-            is_objects = layers.table_of(layer).kind == "objects"
-            wanted = ".nii.gz" if is_volume else (".json" if is_objects else ".png")
+            wanted = ".nii.gz" if is_volume else (".json" if known[1] == "objects" else ".png")
             if wanted in self._suffixes:
                 self.format.setCurrentIndex(self._suffixes.index(wanted))
         if layer is None:
