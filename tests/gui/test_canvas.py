@@ -248,7 +248,7 @@ def test_strokes_are_seen_in_the_other_planes(window: Any, qtbot: Any) -> None:
     qtbot.wait(50)
     changed = np.abs(grabbed(coronal).astype(int) - before).max(axis=2) > 30
     assert changed.any()
-    labels.undo()
+    panel.host.editors.of(labels).undo()
     qtbot.wait(50)
     assert not (np.abs(grabbed(coronal).astype(int) - before).max(axis=2) > 30).any()
 
