@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--workspace", type=click.Path(), help="Folder for cases, not beside the image.")
 @click.option("--candidates", is_flag=True, help="List what the model nearly drew for the review.")
 @click.option("--over-hand", is_flag=True, help="Change what was painted by hand too.")
+@choices_options
 @json_option
 def draft(
     image: str,
@@ -44,6 +45,7 @@ def draft(
     workspace: str | None,
     candidates: bool,
     over_hand: bool,
+    choices: Choices,
     as_json: bool,
 ) -> None:
     """Let a model draw into an image's case; what people painted or locked stays."""
@@ -52,7 +54,7 @@ def draft(
     from maskloop.loop.predict import Predictor
 
     with working() as job:
-        pixels = load(image, job=job)
+        pixels = load(image, choices=choices, job=job)
         predictor = Predictor(model, device, job=job)  # a wrong name makes no case
         with open_case(pixels, author=author, workspace=workspace, job=job) as case:
             change = draw(
