@@ -104,8 +104,10 @@ class Keeping(QObject):
         """Open an earlier case and make layer data of its masks; in any thread."""
         from maskloop.desk.cases import open_case
 
+        # The image itself, not its path alone: a folder may hold several series.
+        has_more = layers.placement_of(image).lead > 1
         case = open_case(
-            found.source,
+            found.source if has_more else layers.image_of(image),
             workspace=found.workspace,
             author=str(self._setting("author", "")),
             in_background=True,
