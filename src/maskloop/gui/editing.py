@@ -285,6 +285,10 @@ class Editors(QObject):
                 about=edit.about,
                 over_hand=True,
             )
+            self.say(
+                f"{edit.words}: {np.count_nonzero(by_hand):,} voxels painted by hand changed too.",
+                "good",
+            )
         except MaskloopError as error:
             self.say(str(error), "error")
 

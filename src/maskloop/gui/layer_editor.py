@@ -19,6 +19,7 @@ from maskloop.core.geometry import Box
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask, as_ids
 from maskloop.gui import layers
+from maskloop.gui.choices import is_alive
 from maskloop.gui.keeper import Keeper
 from maskloop.gui.strokes import Stroke
 from maskloop.gui.turns import Slow
@@ -171,9 +172,15 @@ class LayerEditor:
 
     def subscribe(self, listener: Callable[[Step], None]) -> Callable[[], None]:
         """Call `listener`, in the window's thread, after each step of the case; return its end."""
-        stepped = self.keeper.stepped
-        stepped.connect(listener)
-        return lambda: stepped.disconnect(listener)
+        keeper = self.keeper
+        keeper.stepped.connect(listener)
+
+        def end() -> None:
+            # The keeper is held by this: a signal whose owner is gone cannot be left.
+            if is_alive(keeper):
+                keeper.stepped.disconnect(listener)
+
+        return end
 
     def flush(self) -> None:
         """Wait until all strokes so far are steps."""

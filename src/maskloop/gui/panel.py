@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import napari.viewer
@@ -19,6 +20,7 @@ from maskloop.gui.sections.review import ReviewSection
 from maskloop.gui.sections.train import TrainSection
 from maskloop.gui.upright import Upright
 
+_log = logging.getLogger(__name__)
 _WIDTH = 340  # a line of a receipt; leaves 700 pixels of picture on a screen of 1366
 _STYLE = """
 #maskloop_header { font-weight: bold; border: none; padding: 4px; text-align: left; }
@@ -105,4 +107,7 @@ class _Column(QScrollArea):
 def _release(host: Host, sections: tuple[Section, ...], upright: Any) -> None:  # Any: Upright
     """Let go of the viewer; the widgets themselves are gone already."""
     for part in (*sections, upright, host):
-        part.release()
+        try:
+            part.release()
+        except RuntimeError:  # Qt took something first; the others must be let go all the same
+            _log.debug("closing the panel", exc_info=True)
