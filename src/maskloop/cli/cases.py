@@ -232,7 +232,8 @@ def correct(
         "notes": list(done.notes),
         "receipt": receipt.to_json() if receipt is not None else None,
     }
-    text = receipt.to_text() if receipt is not None else "\n".join(done.notes)
+    step = "no step" if done.edit.is_empty else f"one step in {mask}"  # the notes are told already
+    text = receipt.to_text() if receipt is not None else f"{done.edit.words}: {step}"
     answer(found, text, as_json=as_json)
 
 
