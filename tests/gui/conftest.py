@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,15 @@ from maskloop.models import FAMILIES
 from tests.gui.fake_family import save_fake
 
 _DONE_MS = 60_000
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Keep what the tests before these left out of the many collections that napari asks for."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
