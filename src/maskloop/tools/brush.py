@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
-from maskloop.core.parameters import Points
 from maskloop.ops import strokes
 from maskloop.tools.base import traits
+from maskloop.tools.options import PaintOver, SliceAxis, StrokeForm, StrokePath, StrokeRadius
 
 
 @traits(
@@ -27,49 +27,15 @@ def brush(
     image: Image | None = None,
     *,
     label: int,
-    path: Annotated[
-        Points | None,
-        {
-            "shape": "path",
-            "label": "path",
-            "tooltip": "Where the brush goes; give a position twice for a single dab.",
-        },
-    ] = None,
-    radius: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 500.0,
-            "step": 0.5,
-            "label": "radius (mm; pixels in a picture)",
-            "tooltip": "Voxels whose centre lies this near to the path are painted.",
-        },
-    ] = 5.0,
-    form: Annotated[
-        Literal["ball", "disc"],
-        {
-            "label": "brush",
-            "tooltip": "A ball through the slices, or a disc on the slices of the path only.",
-        },
-    ] = "ball",
-    axis: Annotated[
-        Literal["auto", "z", "y", "x"],
-        {
-            "label": "slices across",
-            "tooltip": "Array axis across the disc's slice; auto: the one the path keeps to.",
-        },
-    ] = "auto",
+    path: StrokePath = None,
+    radius: StrokeRadius = 5.0,
+    form: StrokeForm = "ball",
+    axis: SliceAxis = "auto",
     erase: Annotated[
         bool,
         {"label": "erase", "tooltip": "Take this label's voxels away instead of painting."},
     ] = False,
-    over: Annotated[
-        Literal["all", "background"],
-        {
-            "label": "paint over",
-            "tooltip": "Other labels too, locked ones never, or background only.",
-        },
-    ] = "all",
+    over: PaintOver = "all",
 ) -> npt.NDArray[Any]:
     """Paint a label along a path, or erase it there.
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from maskloop.core.boxes import box_of
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
-from maskloop.core.parameters import Points
 from maskloop.ops import components
 from maskloop.tools.base import traits
 from maskloop.tools.named import pieces_at
+from maskloop.tools.options import PiecesAt, Touching
 
 
 @traits(reach=lambda values: 0.0, by_hand=True)
@@ -22,21 +22,8 @@ def delete(
     image: Image | None = None,
     *,
     label: int,
-    at: Annotated[
-        Points | None,
-        {
-            "shape": "points",
-            "label": "only the pieces at",
-            "tooltip": "Points on the pieces that go; the whole label if left out.",
-        },
-    ] = None,
-    touching: Annotated[
-        Literal["faces", "corners"],
-        {
-            "label": "pieces hang together by",
-            "tooltip": "Voxels that share a face, or also those that share an edge or a corner.",
-        },
-    ] = "corners",
+    at: PiecesAt = None,
+    touching: Touching = "corners",
     replace_by: Annotated[
         Literal["background", "surroundings"],
         {

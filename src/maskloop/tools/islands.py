@@ -13,6 +13,7 @@ from maskloop.core.mask import Mask
 from maskloop.ops import components
 from maskloop.tools.base import traits
 from maskloop.tools.named import next_id
+from maskloop.tools.options import Touching
 
 
 @traits(reach=lambda values: 0.0)
@@ -37,13 +38,7 @@ def islands(
             "tooltip": "Pieces smaller than this go, the largest one too.",
         },
     ] = 0.0,
-    touching: Annotated[
-        Literal["faces", "corners"],
-        {
-            "label": "pieces hang together by",
-            "tooltip": "Voxels that share a face, or also those that share an edge or a corner.",
-        },
-    ] = "corners",
+    touching: Touching = "corners",
     replace_by: Annotated[
         Literal["background", "surroundings"],
         {

@@ -16,6 +16,7 @@ from maskloop.core.parameters import Points
 from maskloop.ops import paths, strokes
 from maskloop.ops.intensity import blurred, intensities
 from maskloop.tools.base import traits
+from maskloop.tools.options import PaintOver, SliceAxis
 
 
 @traits(
@@ -75,20 +76,8 @@ def livewire(
             "tooltip": "How far from the anchors the outline may run.",
         },
     ] = 100.0,
-    axis: Annotated[
-        Literal["auto", "z", "y", "x"],
-        {
-            "label": "slices across",
-            "tooltip": "Array axis across the slice; auto: the one the anchors keep to.",
-        },
-    ] = "auto",
-    over: Annotated[
-        Literal["all", "background"],
-        {
-            "label": "fill over",
-            "tooltip": "Other labels too, locked ones never, or background only.",
-        },
-    ] = "all",
+    axis: SliceAxis = "auto",
+    over: PaintOver = "all",
 ) -> npt.NDArray[Any]:
     """Fill an outline that follows the image on one slice.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image
 from maskloop.core.mask import Mask
-from maskloop.core.parameters import Points
 from maskloop.ops import strokes
 from maskloop.ops.intensity import in_range, intensities
 from maskloop.tools.base import traits
+from maskloop.tools.options import PaintOver, SliceAxis, StrokeForm, StrokePath, StrokeRadius
 
 
 @traits(
@@ -28,24 +28,8 @@ def paint_range(
     image: Image | None = None,
     *,
     label: int,
-    path: Annotated[
-        Points | None,
-        {
-            "shape": "path",
-            "label": "path",
-            "tooltip": "Where the brush goes; give a position twice for a single dab.",
-        },
-    ] = None,
-    radius: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 500.0,
-            "step": 0.5,
-            "label": "radius (mm; pixels in a picture)",
-            "tooltip": "Voxels whose centre lies this near to the path are looked at.",
-        },
-    ] = 5.0,
+    path: StrokePath = None,
+    radius: StrokeRadius = 5.0,
     lower: Annotated[
         float | None,
         {
@@ -60,27 +44,9 @@ def paint_range(
             "tooltip": "Highest intensity that is painted; none if left out.",
         },
     ] = None,
-    form: Annotated[
-        Literal["ball", "disc"],
-        {
-            "label": "brush",
-            "tooltip": "A ball through the slices, or a disc on the slices of the path only.",
-        },
-    ] = "ball",
-    axis: Annotated[
-        Literal["auto", "z", "y", "x"],
-        {
-            "label": "slices across",
-            "tooltip": "Array axis across the disc's slice; auto: the one the path keeps to.",
-        },
-    ] = "auto",
-    over: Annotated[
-        Literal["all", "background"],
-        {
-            "label": "paint over",
-            "tooltip": "Other labels too, locked ones never, or background only.",
-        },
-    ] = "all",
+    form: StrokeForm = "ball",
+    axis: SliceAxis = "auto",
+    over: PaintOver = "all",
 ) -> npt.NDArray[Any]:
     """Paint a label along a path, but only where the intensity lies in a range.
 

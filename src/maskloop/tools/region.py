@@ -15,6 +15,7 @@ from maskloop.core.parameters import Points
 from maskloop.ops import components, regions, strokes
 from maskloop.ops.intensity import blurred, in_range, intensities
 from maskloop.tools.base import traits
+from maskloop.tools.options import Touching
 
 _Region = npt.NDArray[np.bool_]
 _SAMPLE = 2.5  # radius round a point in which intensities are learned, in the unit of the grid
@@ -73,13 +74,7 @@ def region(
             "tooltip": "Radius round the points beyond which nothing joins.",
         },
     ] = 30.0,
-    touching: Annotated[
-        Literal["faces", "corners"],
-        {
-            "label": "voxels hang together by",
-            "tooltip": "A shared face, or also a shared edge or corner.",
-        },
-    ] = "faces",
+    touching: Touching = "faces",
     blur: Annotated[
         float,
         {

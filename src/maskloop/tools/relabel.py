@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,9 @@ from maskloop.core.boxes import box_of
 from maskloop.core.errors import InputError
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.mask import Mask
-from maskloop.core.parameters import Points
 from maskloop.tools.base import traits
 from maskloop.tools.named import next_id, other_label, pieces_at
+from maskloop.tools.options import PiecesAt, Touching
 
 
 @traits(reach=lambda values: 0.0, by_hand=True)
@@ -30,21 +30,8 @@ def relabel(
             "tooltip": "Name or id of the label that it becomes; a new object if left out.",
         },
     ] = None,
-    at: Annotated[
-        Points | None,
-        {
-            "shape": "points",
-            "label": "only the pieces at",
-            "tooltip": "Points on the pieces that change; the whole label if left out.",
-        },
-    ] = None,
-    touching: Annotated[
-        Literal["faces", "corners"],
-        {
-            "label": "pieces hang together by",
-            "tooltip": "Voxels that share a face, or also those that share an edge or a corner.",
-        },
-    ] = "corners",
+    at: PiecesAt = None,
+    touching: Touching = "corners",
 ) -> npt.NDArray[Any]:
     """Turn a label, or the connected pieces of it at some points, into another label.
 

@@ -14,6 +14,7 @@ from maskloop.core.mask import Mask
 from maskloop.core.parameters import Points
 from maskloop.ops import strokes
 from maskloop.tools.base import traits
+from maskloop.tools.options import PaintOver, SliceAxis
 
 
 @traits(
@@ -70,20 +71,8 @@ def scissors(
             "tooltip": "With through: depth, how far the cut goes to both sides of the slice.",
         },
     ] = 5.0,
-    axis: Annotated[
-        Literal["auto", "z", "y", "x"],
-        {
-            "label": "slices across",
-            "tooltip": "Array axis across the slice; auto: the one the outline keeps to.",
-        },
-    ] = "auto",
-    over: Annotated[
-        Literal["all", "background"],
-        {
-            "label": "fill over",
-            "tooltip": "Other labels too, locked ones never, or background only.",
-        },
-    ] = "all",
+    axis: SliceAxis = "auto",
+    over: PaintOver = "all",
 ) -> npt.NDArray[Any]:
     """Erase a label inside or outside a closed outline, or fill the outline with it.
 
