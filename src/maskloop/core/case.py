@@ -22,7 +22,6 @@ from maskloop.core.edits import Edit, History
 from maskloop.core.errors import FormatError, InputError, ReadOnlyError, StorageError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.journal import BackgroundJournal, Journal, NoJournal
-from maskloop.core.labels import Label, LabelTable
 from maskloop.core.lock import FolderLock
 from maskloop.core.mask import Mask, present_ids
 from maskloop.core.review import Review
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from maskloop.core.geometry import Box
+    from maskloop.core.labels import LabelTable
 
 F = TypeVar("F", bound="Callable[..., Any]")  # Any: methods of a case
 Ids = npt.NDArray[Any]  # Any: labels come in every integer width
@@ -362,10 +362,11 @@ class Case:
         if claimed is not None and locked:
             claimed = claimed & ~np.isin(before, list(locked))
         who = self.author if author is None else author
+        after = table if labels is None else labels
         edit = Edit.between(
             before,
             ids,
-            labels=(table, _with_rows(table if labels is None else labels, before, ids)),
+            labels=(table, after.covering(present_ids(ids[ids != before]))),
             tool=tool,
             author=who,
             words=words,
@@ -684,22 +685,6 @@ def _differing(before: Ids, wanted: Ids, claimed: Region | None) -> Box:
     if claimed is not None and (more := box_of(claimed, 1)) is not None:
         box = more if box is None else hull([box, more])
     return box or tuple(slice(0, 0) for _ in before.shape)
-
-
-def _with_rows(table: LabelTable, before: Ids, ids: Ids) -> LabelTable:
-    """Return the table with a row for each id that the step brings and that has none."""
-    changed = ids[ids != before]
-    missing = [i for i in present_ids(_unsigned(changed)) if i not in table] if changed.size else []
-    if not missing:
-        return table
-    if table.kind == "objects":
-        category = next(row.category for row in table.values() if row.category)
-        return table.with_rows(LabelTable.objects(missing, str(category)).values())
-    return table.with_rows(Label(i, f"label {i}") for i in missing)
-
-
-def _unsigned(ids: Ids) -> Ids:
-    return ids if ids.dtype.kind in "bu" else ids.astype(np.uint64)
 
 
 def _type_for(data: Ids, number: int) -> np.dtype[Any]:  # Any: the width is chosen at run time

@@ -181,13 +181,25 @@ class LabelTable(Mapping[int, Label]):
         known = {row.name: row.id for row in self._rows.values()}
         if isinstance(label, str) and label in known:
             return self, known[label]
-        is_name = isinstance(label, str) and bool(label.strip()) and not label.isdecimal()
-        number = max(self._rows, default=0) + 1 if is_name else _id(label)
-        if number == 0 or number in self._rows:
-            return self, number
+        if not (isinstance(label, str) and label.strip() and not label.isdecimal()):
+            number = _id(label)
+            return self.covering([number]), number
+        number = max(self._rows, default=0) + 1
         like = next((row.category for row in self._rows.values() if row.category), None)
-        name = str(label) if is_name else f"{like or 'label'} {number}"
-        return self.with_rows([Label(number, name, category=like, is_thing=bool(like))]), number
+        return self.with_rows([Label(number, label, category=like, is_thing=bool(like))]), number
+
+    def covering(self, ids: Iterable[int]) -> LabelTable:
+        """Return the table with a row for each of these ids above 0 that has none.
+
+        New rows are objects of the table's category where it holds objects, else plain labels.
+        """
+        missing = [int(i) for i in ids if int(i) and int(i) not in self._rows]
+        if not missing:
+            return self
+        like = next((row.category for row in self._rows.values() if row.category), None)
+        if like is not None:
+            return self.with_rows(LabelTable.objects(missing, like).values())
+        return self.with_rows(Label(i, f"label {i}") for i in missing)
 
     def with_rows(self, rows: Iterable[Label]) -> LabelTable:
         """Return the table with `rows` added, replacing rows of the same id."""

@@ -107,11 +107,10 @@ class Mask:
 
     def checked(self) -> Mask:
         """Return the mask with a row in the table for every id that occurs."""
-        missing = [i for i in self.ids() if i not in self.labels]
-        if not missing:
-            return self
-        make = LabelTable.objects if self.labels.kind == "objects" or not self.labels else _unnamed
-        return replace(self, labels=self.labels.with_rows(make(missing).values()))
+        ids = self.ids()
+        # Nothing is known of an empty table's ids: most such files hold objects.
+        labels = self.labels.covering(ids) if self.labels else LabelTable.objects(ids)
+        return self if labels == self.labels else replace(self, labels=labels)
 
     def require_on(self, image: Image) -> None:
         """Raise `GeometryError`, in mm and by corner, unless the mask lies on `image`'s grid."""
@@ -122,10 +121,6 @@ class Mask:
                 f"{image.geometry.shape}, but {words}; resample it or choose its own image"
             )
             raise GeometryError(msg)
-
-
-def _unnamed(ids: Sequence[int]) -> LabelTable:
-    return LabelTable.classes({i: f"label {i}" for i in ids})
 
 
 def present_ids(data: npt.NDArray[Any]) -> list[int]:
