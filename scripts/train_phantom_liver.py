@@ -21,7 +21,7 @@ from scipy import ndimage
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.models.base import Batch
-from maskloop.models.unet3d import FAMILY
+from maskloop.models.unet import FAMILY
 from maskloop.models.weights import sha256_of
 from maskloop.ops.device import choose
 from maskloop.ops.phantom import LABELS as NAMES

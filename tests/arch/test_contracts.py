@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 PLANTED = {
     "floors": ("core/mask.py", "import maskloop.ops.components"),
     "faces-call-verbs": ("cli/verbs.py", "import maskloop.tools"),
-    "families-apart": ("models/unet3d.py", "import maskloop.models.flows"),
+    "families-apart": ("models/unet.py", "import maskloop.models.flows"),
     "window-in-gui-only": ("loop/load.py", "import napari"),
     "no-qt-in-contributions": ("gui/layers.py", "import qtpy"),
     "numpy-only-core": ("core/geometry.py", "import scipy"),

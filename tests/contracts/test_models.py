@@ -27,11 +27,15 @@ CARDS = {card.name: card for card in cards.all_cards()}
 VARIANTS = [(name, variant) for name in NAMES for variant in FAMILIES.get(name).variants or ("",)]
 AUGMENTATIONS = {"mirror_x", "mirror_y", "mirror_z", "rotate", "scale"}
 AUGMENTATIONS |= {"elastic", "gamma", "noise", "blur"}
-LIGHT = {"torchsemantic": "lraspp_mobilenet_v3_large", "liver": "liver"}
+LIGHT = {"fcn": "8s", "torchsemantic": "lraspp_mobilenet_v3_large", "liver": "liver"}
 _PICTURE = {"shortest": 64, "longest": 96, "patch": [64, 64]}
 SMALL: dict[str, dict[str, object]] = {
+    "deeplab": {"width": 0.125, "patch": [64, 64]},
+    "fcn": {"width": 0.0625, "patch": [64, 64]},
     "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
     "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16},
+    "patchnet": {"width": 0.25, "patch": [110, 110]},
+    "segnet": {"width": 0.125, "patch": [64, 64]},
     "torchsemantic": _PICTURE,
 }
 

@@ -28,7 +28,7 @@ from maskloop.models.cards import ModelCard, save_card
 @pytest.fixture
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
     """A 3D network that calls everything above 0 a tumour, saved as a user's model."""
-    family = FAMILIES.get("unet3d")
+    family = FAMILIES.get("unet")
     card = family.card("small", LabelTable.classes({1: "liver", 2: "tumour"}))
     torch.manual_seed(0)
     network = family.build(card)
@@ -85,7 +85,7 @@ def test_unknown_untrained_and_damaged_models_are_told_apart(
     path = write_volume(tmp_path / "ct.nii.gz")
     with pytest.raises(UnknownNameError, match="tiny"):
         predict(path, "huge")
-    bare = FAMILIES.get("unet3d").card("small", LabelTable.classes(["a"]))
+    bare = FAMILIES.get("unet").card("residual3d", LabelTable.classes(["a"]))
     with pytest.raises(WeightsError, match="train it first"):
         predict(path, bare)
     weights = home / "models" / "tiny" / "w.safetensors"

@@ -23,7 +23,7 @@ from maskloop.loop.predict import predict
 from maskloop.loop.train import TrainingReport, train
 from maskloop.models.base import read_state, write_state
 from maskloop.models.cards import ModelCard, all_cards, find_card, save_card
-from maskloop.models.unet3d import FAMILY
+from maskloop.models.unet import FAMILY
 from maskloop.ops.phantom import phantom_ct
 from maskloop.training.cases import fingerprint, split_cases
 
@@ -244,7 +244,7 @@ def test_a_family_is_trained_from_the_masks_own_classes(tmp_path: Path, home: Pa
         ids = np.where(mask.data > 0, 3, 0).astype(np.uint8)
         ids[:3, :3, :3] = 7
         cases.append((image, Mask.like(image, ids, table)))
-    report = train(cases, "unet3d:small", "own", steps=1)
+    report = train(cases, "unet:residual3d", "own", steps=1)
     assert report.card.labels.names == {3: "ball", 7: "cube"}
     assert report.old is None
     assert report.verdict == "candidate"
@@ -306,7 +306,7 @@ def test_a_mask_on_another_grid_is_refused(
 
 
 def test_an_unknown_base_lists_models_and_families(cases: list[tuple[Image, Mask]]) -> None:
-    with pytest.raises(UnknownNameError, match="unet3d"):
+    with pytest.raises(UnknownNameError, match="unet"):
         train(cases, "nothing", "new", steps=2)
 
 

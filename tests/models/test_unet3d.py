@@ -13,7 +13,8 @@ from maskloop.core.labels import LabelTable
 from maskloop.models import FAMILIES, weights
 from maskloop.models.base import Batch
 from maskloop.models.cards import find_card
-from maskloop.models.unet3d import FAMILY, UNet3D
+from maskloop.models.unet import FAMILY
+from maskloop.models.unet3d import UNet3D
 from maskloop.ops.device import choose
 from maskloop.ops.phantom import phantom_ct
 

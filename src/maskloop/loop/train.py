@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from maskloop.core.image import Image
-    from maskloop.models.base import Family
+    from maskloop.models.base import Family, Volume
     from maskloop.models.cards import ModelCard
     from maskloop.training.cases import Pair, Split, TrainingCase, Triple
     from maskloop.training.fit import Point, Recipe
@@ -137,6 +137,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     patients: str | Mapping[str, str] | None = None,
+    recipe: str = "",
     overwrite: bool = False,
     job: Job | None = None,
 ) -> TrainingReport:
@@ -163,6 +164,8 @@ def train(
     patients : str or mapping, optional
         A regular expression found in the case's name, or ``{case name: patient}``. Cases of one
         patient are never on both sides of the split.
+    recipe : str
+        Name of one of the family's recipes, such as ``"paper"``; ours where left out.
     overwrite : bool
         Whether a model or an unfinished training of that name may be replaced.
     job : Job, optional
@@ -185,7 +188,7 @@ def train(
 
     job = job or Job()
     start = time.perf_counter()
-    plan = _plan(read_cases(cases), base, name, steps, seed, device, patients, job)
+    plan = _plan(read_cases(cases), base, name, steps, seed, device, patients, recipe, job)
     finished = _finished(plan, overwrite)
     if finished is not None:
         job.say(f"model {name!r} was trained from these very cases before; nothing was done")
@@ -193,7 +196,9 @@ def train(
     run = plan.open(overwrite)
     _prepare(plan, run, job)
     old = _old_scores(plan, run, job)
+    plan = _surveyed(plan, run)
     network, curve, resumed = _fit(plan, run, job)
+    plan = _calibrated(plan, run, network, job)
     report = _conclude(plan, run, network, old, curve, job)
     report = dataclasses.replace(
         report, seconds=time.perf_counter() - start, resumed_at=resumed, steps=plan.recipe.steps
@@ -247,6 +252,7 @@ def _plan(
     seed: int,
     device: str,
     patients: str | Mapping[str, str] | None,
+    recipe_name: str,
     job: Job,
 ) -> _Plan:
     from maskloop.models import FAMILIES
@@ -269,7 +275,7 @@ def _plan(
         trained=_line(card, "trained"),
         held=_line(card, "held_out"),
     )
-    recipe, batch = _recipe(card, family, is_trained, steps, seed)
+    recipe, batch = _recipe(card, family, is_trained, steps, seed, recipe_name)
     manifest = {
         "base": card.name if is_trained else base,
         "weights": [w.sha256 for w in card.weights],
@@ -336,12 +342,24 @@ def _labels_of(cases: Sequence[TrainingCase], as_classes: bool, job: Job) -> Lab
 
 
 def _recipe(
-    card: ModelCard, family: Family, is_trained: bool, steps: int | None, seed: int
+    card: ModelCard,
+    family: Family,
+    is_trained: bool,
+    steps: int | None,
+    seed: int,
+    name: str,
 ) -> tuple[Recipe, int]:
-    """Return how to train and how many crops a step; the card's ``recipe`` parameters win."""
+    """Return how to train and how many crops a step.
+
+    The card's ``recipe`` parameters win over what holds for all, those of the one chosen among its
+    ``recipes`` over both.
+    """
     from maskloop.training.fit import Recipe
 
-    told = card.parameters.get("recipe", {})
+    named = card.parameters.get("recipes", {})
+    if name and name not in named:
+        raise UnknownNameError.of(f"recipe of {card.name}", name, list(named))
+    told = {**card.parameters.get("recipe", {}), **named.get(name, {})}
     if steps is None:
         steps = int(told.get("steps", _FINE_TUNE_STEPS if is_trained else _FROM_SCRATCH_STEPS))
     voxels = math.prod(family.patch(card))
@@ -351,6 +369,9 @@ def _recipe(
         steps,
         float(told.get("rate", _FINE_TUNE_RATE if is_trained else _FROM_SCRATCH_RATE)),
         optimiser=told.get("optimiser", "adamw"),
+        weight_decay=float(told.get("weight_decay", 1e-2)),
+        momentum=float(told.get("momentum", 0.99)),
+        schedule=told.get("schedule", "cosine"),
         seed=seed,
         checkpoint_every=max(1, min(50, steps // 4)),
         watch_every=max(1, steps // _LOOKS),
@@ -534,6 +555,36 @@ def _fit(plan: _Plan, run: Run, job: Job) -> tuple[nn.Module, tuple[Point, ...],
         job=job,
     )
     return network, fitted.curve, fitted.resumed_at
+
+
+def _volumes(run: Run) -> Iterator[Volume]:
+    from maskloop.models.base import Volume
+    from maskloop.training.patches import PatchStore
+
+    for found in PatchStore(run.folder / "volumes").volumes():
+        yield Volume(found.data, found.ids, found.reviewed, found.categories)
+
+
+def _surveyed(plan: _Plan, run: Run) -> _Plan:
+    """Return the plan with what the family wants to know of all its cases on the card."""
+    from maskloop.models.base import Surveys
+
+    if not isinstance(plan.family, Surveys):
+        return plan
+    return dataclasses.replace(plan, base=plan.family.survey(plan.base, _volumes(run)))
+
+
+def _calibrated(plan: _Plan, run: Run, network: nn.Module, job: Job) -> _Plan:
+    """Return the plan with how the trained network's scores become probabilities on the card."""
+    from maskloop.models.base import Calibrates
+    from maskloop.ops.device import choose
+
+    if not isinstance(plan.family, Calibrates):
+        return plan
+    card = plan.family.calibrate(
+        network, _volumes(run), card=plan.base, device=choose(plan.device), job=job
+    )
+    return dataclasses.replace(plan, base=card)
 
 
 class _Watch:

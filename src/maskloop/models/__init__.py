@@ -8,10 +8,14 @@ FAMILIES = Registry(
     "model family",
     "maskloop.models",
     {
+        "deeplab": "maskloop.models.deeplab:FAMILY",
+        "fcn": "maskloop.models.fcn:FAMILY",
         "flows": "maskloop.models.flows:FAMILY",
         "liver": "maskloop.models.liver:FAMILY",
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
+        "patchnet": "maskloop.models.patchnet:FAMILY",
+        "segnet": "maskloop.models.segnet:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
-        "unet3d": "maskloop.models.unet3d:FAMILY",
+        "unet": "maskloop.models.unet:FAMILY",
     },
 )

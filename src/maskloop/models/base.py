@@ -13,7 +13,7 @@ from maskloop.core.errors import InputError, WeightsError
 from maskloop.core.image import smallest_unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -169,6 +169,46 @@ class GivesChances(Protocol):
 
         The chances come back to the image's grid as the labels do.
         """
+        ...
+
+
+@runtime_checkable
+class GivesProbabilities(Protocol):
+    """A family that tells the probability of every class at every voxel; beside `Family`."""
+
+    def probabilities(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> npt.NDArray[np.float32]:
+        """Return ``(1 + number of labels, *shape of the image)``: background, then the labels.
+
+        They sum to 1, and the largest is what `Family.segment` draws.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveys(Protocol):
+    """A family that looks over all training volumes before the first step; beside `Family`."""
+
+    def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
+        """Return the card with what training needs to know of its cases, such as class weights."""
+        ...
+
+
+@runtime_checkable
+class Calibrates(Protocol):
+    """A family whose scores are set right after training; beside `Family`."""
+
+    def calibrate(
+        self,
+        network: nn.Module,
+        volumes: Iterable[Volume],
+        *,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> ModelCard:
+        """Return the card with what brings the trained network's scores to probabilities."""
         ...
 
 

@@ -27,6 +27,8 @@ PROOFS = ("real data", "synthetic data only", "experimental")
 SOURCES = ("package", "wheel", "torchvision", "url", "file")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA = re.compile(r"[0-9a-f]{8,64}")
+# Families that moved: cards saved before still open.
+_MOVED = {"unet3d": ("unet", "residual3d")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,8 @@ class ModelCard:
             raise InputError(msg)
         known = {part.name for part in dataclasses.fields(cls)}
         values = {key: value for key, value in found.items() if key in known}
+        if values["family"] in _MOVED:
+            values["family"], values["variant"] = _MOVED[values["family"]]
         try:
             values["labels"] = LabelTable.from_rows(values.get("labels", ()))
             values["weights"] = tuple(WeightFile(**w) for w in values.get("weights", ()))

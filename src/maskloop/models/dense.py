@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from maskloop.ops import resample
 from maskloop.ops.candidates import Chances
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -240,19 +242,25 @@ def slices_of(image: Image) -> tuple[int, list[Image]]:
     return axis, planes
 
 
-def stretched(image: Image, card: ModelCard) -> tuple[Image, tuple[str, ...]]:
-    """Return a volume with the values of its whole range mapped to 0..1, if the net takes photos.
+def levelled(image: Image, card: ModelCard) -> tuple[Image, ModelCard, tuple[str, ...]]:
+    """Return a volume, and the card for its slices, so that grey means the same in all of them.
 
-    A 2D network sees slice by slice; each slice stretched by itself would flicker.
+    A 2D network sees slice by slice; each slice stretched by itself would flicker. What a rule
+    takes from the picture (its range, its mean) is therefore taken from the whole volume.
     """
     rule = card.parameters.get("normalise")
-    if rule not in ("unit", "imagenet") or image.data.dtype == np.uint8:
-        return image, ()
-    data, notes = to_unit(image.data)
-    return (
-        Image(data, image.geometry, image.source, has_channels=image.has_channels),
-        notes,
-    )
+    notes: tuple[str, ...] = ()
+    if rule in ("unit", "imagenet") and image.data.dtype != np.uint8:
+        data, notes = to_unit(image.data)
+    elif rule == "zscore" or (isinstance(rule, Mapping) and "percentile" in rule):
+        last = image.data if image.has_channels else image.data[..., None]
+        data = np.moveaxis(normalise(np.moveaxis(last, -1, 0), rule)[0], 0, -1)
+        data = data if image.has_channels else data[..., 0]
+        card = replace(card, parameters={**card.parameters, "normalise": None})
+    else:
+        return image, card, ()
+    even = Image(data, image.geometry, image.source, has_channels=image.has_channels)
+    return even, card, notes
 
 
 class DenseFamily:
@@ -261,7 +269,9 @@ class DenseFamily:
     `card.parameters` read here, besides those of `pose`: ``tile`` (voxels; the patch where not
     told), ``patch``, ``overlap`` (0.5), ``batch`` (4), ``margin`` (0: voxels at a tile's rim that
     are not trusted), ``fixed_tile`` (False: whether a smaller tile would change the result),
-    ``multiple`` (1: what a tile's sides must be divisible by), ``augmentation`` (list of names).
+    ``multiple`` (1: what a tile's sides must be divisible by), ``whole`` (0: voxels up to which an
+    image is seen at once, not by tiles), ``augmentation`` (list of names), ``heads`` (names of the
+    tensors that belong to the classes).
     """
 
     name = ""
@@ -314,7 +324,7 @@ class DenseFamily:
         if image.geometry.ndim == card.ndim:
             ids, chances, notes = self._segment_one(network, image, card, device, job, things)
             return Segmentation(ids, card.labels, notes, chances=chances)
-        image, notes = stretched(image, card)
+        image, card, notes = levelled(image, card)
         axis, planes = slices_of(image)
         found, codes = [], []
         for plane in job.track(planes, "slices"):
@@ -370,13 +380,14 @@ class DenseFamily:
         from maskloop.ops.device import run_ladder
 
         watch = tiling.Watch(things) if things else None
+        tile = self.tile(card, data.shape[1:])
 
         def attempt(rung: Rung) -> npt.NDArray[Any]:
             network.to(rung.device.torch).eval()
             return tiling.predict_labels(
                 data,
                 lambda images: self.logits(network, images),
-                tile=rung.tile or self.patch(card),
+                tile=rung.tile or tile,
                 overlap=float(card.parameters.get("overlap", 0.5)),
                 classes=len(card.labels) + 1,
                 device=rung.device,
@@ -386,16 +397,27 @@ class DenseFamily:
                 job=job,
             )
 
-        indices = run_ladder(self.rungs(card, device), attempt, job)
+        indices = run_ladder(self.rungs(card, device, tile), attempt, job)
         return indices, None if watch is None else watch.codes
 
-    def rungs(self, card: ModelCard, device: Device) -> list[Rung]:
-        """Return what to try, in order, when memory runs out."""
+    def tile(self, card: ModelCard, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the window for an image of `shape`: all of it where ``whole`` allows."""
+        multiple = int(card.parameters.get("multiple", 1))
+        if math.prod(shape) <= int(card.parameters.get("whole", 0)):
+            return tuple(n + -n % multiple for n in shape)
+        told = card.parameters.get("tile", self.patch(card))
+        return tuple(int(n) for n in told)
+
+    def rungs(self, card: ModelCard, device: Device, tile: tuple[int, ...]) -> list[Rung]:
+        """Return what to try, in order, when memory runs out; first of all windows of `tile`."""
         from maskloop.ops.device import ladder
 
-        tile = tuple(int(n) for n in card.parameters.get("tile", self.patch(card)))
         multiple = int(card.parameters.get("multiple", 1))
-        least = tuple(min(n, max(multiple, n // 4 // multiple * multiple)) for n in tile)
+        told = tuple(int(n) for n in card.parameters.get("tile", self.patch(card)))
+        least = tuple(
+            min(n, max(multiple, t // 4 // multiple * multiple))
+            for n, t in zip(tile, told, strict=True)
+        )
         return ladder(
             device,
             int(card.parameters.get("batch", 4)),
@@ -423,7 +445,7 @@ class DenseFamily:
             reviewed = seen if reviewed is None else reviewed & seen
         if image.geometry.ndim == card.ndim:
             return [_prepared(image, indices, reviewed, card)]
-        image, _ = stretched(image, card)
+        image, card, _ = levelled(image, card)
         axis, planes = slices_of(image)
         maps = np.moveaxis(indices, axis, 0)
         seen_maps = None if reviewed is None else np.moveaxis(reviewed, axis, 0)
@@ -440,7 +462,8 @@ class DenseFamily:
         """Return soft Dice plus cross-entropy over the voxels somebody reviewed."""
         from maskloop.ops.losses import dice_ce
 
-        return dice_ce(self.logits(network, batch.images), batch.ids, ignore=IGNORE)
+        logits = self.logits(network, batch.images)
+        return dice_ce(logits, middle_of(batch.ids, logits), ignore=IGNORE)
 
     def augmentation(self, card: ModelCard) -> frozenset[str]:
         """Return what the card allows; where it is silent, all but mirroring for volumes.
@@ -452,6 +475,28 @@ class DenseFamily:
             return frozenset(told)
         free = {"rotate", "scale", "elastic", "gamma", "noise", "blur"}
         return frozenset(free if card.ndim == 3 else free | {"mirror_y", "mirror_x"})
+
+
+def middle_of(ids: Tensor, logits: Tensor) -> Tensor:
+    """Return the ids ``(n, *spatial)`` that lie under scores of unpadded convolutions."""
+    for axis, n in enumerate(logits.shape[2:], start=1):
+        ids = ids.narrow(axis, (ids.shape[axis] - n) // 2, n)
+    return ids
+
+
+def _with_rim(volume: Volume, margin: int) -> Volume:
+    """Return a case with its border mirrored outwards: windows at its edge see what tiles see.
+
+    Nobody reviewed the rim, so that nothing is learnt from it and crops are not centred on it.
+    """
+    pads = [(margin, margin)] * volume.ids.ndim
+    seen = np.ones(volume.ids.shape, bool) if volume.reviewed is None else volume.reviewed
+    return replace(
+        volume,
+        data=np.pad(volume.data, [(0, 0), *pads], mode="reflect"),
+        ids=np.pad(volume.ids, pads),
+        reviewed=np.pad(seen, pads),
+    )
 
 
 def _prepared(
@@ -467,8 +512,10 @@ def _prepared(
         ids = resample.labels(ids, shape, n=len(card.labels) + 1)
         if seen is not None:
             seen = resample.nearest(seen.view(np.uint8), shape).astype(bool)
-    return Volume(
+    volume = Volume(
         posed.data,
         np.ascontiguousarray(ids),
         None if seen is None else np.ascontiguousarray(seen),
     )
+    margin = int(card.parameters.get("margin", 0))
+    return _with_rim(volume, margin) if margin else volume

@@ -11,21 +11,10 @@ of the code and of the shipped phantom weights: BSD-3-Clause.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from maskloop.core.errors import UnknownNameError
-from maskloop.models.cards import ModelCard
-from maskloop.models.dense import DenseFamily
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from maskloop.core.labels import LabelTable
 
 _SLOPE = 0.01
 
@@ -85,54 +74,3 @@ class UNet3D(nn.Module):
             x = join(torch.cat([kept.pop(), up(x)], dim=1))
         scores: Tensor = self.score(x)
         return scores
-
-
-# Multiples of 8: a CPU pads the channels of a convolution to whole vectors.
-_WIDTHS = {"small": 8, "wide": 16}
-
-
-class UNet3DFamily(DenseFamily):
-    """Residual 3D U-Nets of two widths, made for CT at 3 mm unless the card says otherwise."""
-
-    name = "unet3d"
-    title = "Residual 3D U-Net"
-    ndims = (3,)
-    variants = tuple(_WIDTHS)
-
-    def card(self, variant: str, labels: LabelTable) -> ModelCard:
-        """Return the card of an untrained network for CT in Hounsfield units."""
-        variant = variant or "small"
-        if variant not in _WIDTHS:
-            raise UnknownNameError.of("variant of unet3d", variant, list(_WIDTHS))
-        return ModelCard(
-            name=f"unet3d-{variant}",
-            title=f"Residual 3D U-Net ({variant}), untrained",
-            family=self.name,
-            variant=variant,
-            labels=labels,
-            modality="CT",
-            spacing=(3.0, 3.0, 3.0),
-            sources=("doi:10.1007/978-3-319-46723-8_49", "doi:10.1007/978-3-319-24574-4_28"),
-            parameters={
-                "width": _WIDTHS[variant],
-                "orientation": "SAR",
-                "normalise": {"clip": [-150, 250], "mean": 50, "std": 100},
-                "patch": [40, 40, 40],
-                "tile": [64, 64, 64],
-                "multiple": 8,
-                "batch": 4,
-                "overlap": 0.25,
-            },
-        )
-
-    def build(self, card: ModelCard) -> nn.Module:
-        """Return the network with random weights."""
-        width = int(card.parameters.get("width", _WIDTHS["small"]))
-        return UNet3D(card.channels, len(card.labels) + 1, width=width)
-
-    def load(self, card: ModelCard, files: Mapping[str, Path]) -> nn.Module:
-        """Return the network with the weights in `files`; stored halves become float32."""
-        return super().load(card, files).float()
-
-
-FAMILY = UNet3DFamily()

@@ -44,7 +44,11 @@ class Recipe:
     learning_rate : float
         At the end of the warm-up.
     optimiser : {"adamw", "sgd"}
-        ``sgd`` has Nesterov momentum 0.99, as nnU-Net does.
+        ``sgd`` has Nesterov's momentum, as nnU-Net does.
+    momentum : float
+        Of ``sgd``.
+    schedule : {"cosine", "poly", "constant"}
+        How the rate falls after the warm-up; ``poly`` with the power 0.9 of DeepLab.
     weight_decay : float
         Not applied to biases and norms.
     warmup : float
@@ -69,6 +73,8 @@ class Recipe:
     clip: float = 10.0
     average: float = 0.99
     seed: int = 0
+    momentum: float = 0.99
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
     checkpoint_every: int = 50
     watch_every: int = 0
     freeze_statistics: bool = False
@@ -90,6 +96,10 @@ class Recipe:
         if step < warm:
             return self.learning_rate * (step + 1) / warm
         part = (step - warm) / max(1, self.steps - warm)
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "poly":
+            return self.learning_rate * float((1 - part) ** 0.9)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
@@ -312,5 +322,8 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     groups = [g for g in groups if g["params"]]
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.99, nesterov=True)
+        momentum = recipe.momentum
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=momentum, nesterov=momentum > 0
+        )
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)

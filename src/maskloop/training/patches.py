@@ -17,7 +17,7 @@ import torch
 from maskloop.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 IGNORE = -1
@@ -44,6 +44,16 @@ class Prepared(Protocol):
     @property
     def categories(self) -> Mapping[int, int]:
         """Class of each object id; empty where ids are classes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A `Prepared` volume as it lies on disk."""
+
+    data: npt.NDArray[np.float32]
+    ids: npt.NDArray[Any]  # Any: whichever unsigned type holds the ids
+    reviewed: npt.NDArray[np.bool_] | None
+    categories: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,19 @@ class PatchStore:
         # The last file written marks the volume as complete.
         (folder / "volume.json").write_text(json.dumps({"categories": categories}))
         self._names = sorted({*self._names, name})
+
+    def volumes(self) -> Iterator[Stored]:
+        """Yield the volumes one by one, read through memory maps."""
+        for name in self._names:
+            folder = self.folder / name
+            seen = folder / "reviewed.npy"
+            categories = json.loads((folder / "volume.json").read_text())["categories"]
+            yield Stored(
+                np.load(folder / "data.npy", mmap_mode="r"),
+                np.load(folder / "ids.npy", mmap_mode="r"),
+                np.load(seen, mmap_mode="r") if seen.exists() else None,
+                {int(k): int(v) for k, v in categories.items()},
+            )
 
     def draw(
         self,

@@ -1,0 +1,249 @@
+"""DeepLab v3+: atrous separable convolutions on a modified aligned Xception, with a decoder.
+
+Paper: L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam, "Encoder-Decoder with Atrous
+Separable Convolution for Semantic Image Segmentation", ECCV 2018, section 3, Fig. 2 and 4, Tables 1
+and 2; the pyramid: L.-C. Chen et al., "Rethinking Atrous Convolution for Semantic Image
+Segmentation", arXiv 1706.05587, section 3.3. The backbones are timm's (Apache-2.0); pyramid and
+decoder are written from the paper. Licence of the code: BSD-3-Clause.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.models.blocks import narrowed
+from maskloop.models.cards import ModelCard
+from maskloop.models.dense import DenseFamily
+
+if TYPE_CHECKING:
+    from maskloop.core.labels import LabelTable
+
+_TITLES = {
+    "xception65": "Xception-65",
+    "xception41": "Xception-41",
+    "xception71": "Xception-71",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+}
+_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # of the pyramid, by output stride
+_FEATURES, _LOW = 256, 48
+
+
+class Atrous(nn.Sequential):
+    """A 3x3 separable convolution, each half with batch norm and ReLU (section 3.2)."""
+
+    def __init__(self, taken: int, given: int, *, rate: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(taken, taken, 3, padding=rate, dilation=rate, groups=taken, bias=False),
+            nn.BatchNorm2d(taken),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(taken, given, 1, bias=False),
+            nn.BatchNorm2d(given),
+            nn.ReLU(inplace=True),
+        )
+
+
+def _pointwise(taken: int, given: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(taken, given, 1, bias=False), nn.BatchNorm2d(given), nn.ReLU(inplace=True)
+    )
+
+
+class Pyramid(nn.Module):
+    """Atrous spatial pyramid pooling: one 1x1, three atrous rates, and the mean of the picture."""
+
+    def __init__(self, taken: int, given: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        self.point = _pointwise(taken, given)
+        self.atrous = nn.ModuleList(Atrous(taken, given, rate=rate) for rate in rates)
+        self.pooled = _pointwise(taken, given)
+        self.join = _pointwise(given * (len(rates) + 2), given)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(n, given, y, x)`` of ``(n, taken, y, x)``."""
+        mean = self.pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        parts = [self.point(x), *(part(x) for part in self.atrous), mean]
+        found: Tensor = self.dropout(self.join(torch.cat(parts, dim=1)))
+        return found
+
+
+class DeepLab(nn.Module):
+    """A backbone at stride 16 or 8, the pyramid, and the decoder at stride 4.
+
+    Parameters
+    ----------
+    channels, classes : int
+    variant : str
+        One of the family's backbones.
+    stride : {16, 8}
+        Of the features that the pyramid sees.
+    width : float
+        Times the features of an Xception and of the head (1.0 in the paper).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        variant: str = "xception65",
+        *,
+        stride: int = 16,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if variant.startswith("xception"):
+            self.backbone, low, deep = _xception(variant, channels, stride, width)
+        else:
+            self.backbone, low, deep = _resnet(variant, channels, stride, width)
+        features = narrowed(_FEATURES, width, multiple=8)
+        self.pyramid = Pyramid(deep, features, _RATES[stride])
+        self.low = _pointwise(low, narrowed(_LOW, width, multiple=8))
+        joined = features + narrowed(_LOW, width, multiple=8)
+        self.decoder = nn.Sequential(Atrous(joined, features), Atrous(features, features))
+        self.score = nn.Conv2d(features, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores ``(n, classes, y, x)`` of ``(n, channels, y, x)``."""
+        low, deep = self.features(x)
+        deep = F.interpolate(self.pyramid(deep), low.shape[2:], mode="bilinear")
+        scores = self.score(self.decoder(torch.cat([deep, self.low(low)], dim=1)))
+        return F.interpolate(scores, x.shape[2:], mode="bilinear")
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the backbone's features at stride 4 and at the pyramid's stride."""
+        low, deep = self.backbone(x)
+        return low, deep
+
+
+class _Xception(nn.Module):
+    """timm's aligned Xception, of which two features are taken."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found: list[Tensor] = self.body.forward_intermediates(  # type: ignore[operator]  # timm's
+            x, indices=[1, 4], intermediates_only=True
+        )
+        return found
+
+
+def _xception(variant: str, channels: int, stride: int, width: float) -> tuple[nn.Module, int, int]:
+    """Return an Xception, and the features at stride 4 and at the end.
+
+    Blocks as in Fig. 4 of the paper; 41 has half the middle flow, 71 (section 4.3 of the paper)
+    two more strided-out entry blocks.
+    """
+    from timm.models.xception_aligned import XceptionAligned
+
+    def wide(n: int) -> int:
+        return narrowed(n, width, multiple=8)
+
+    entry = {
+        "xception65": [(128, 2), (256, 2), (728, 2)],
+        "xception41": [(128, 2), (256, 2), (728, 2)],
+        "xception71": [(128, 2), (256, 1), (256, 2), (728, 1), (728, 2)],
+    }[variant]
+    sizes: list[tuple[int | tuple[int, ...], int]] = [(wide(n), step) for n, step in entry]
+    sizes += [(wide(728), 1)] * (8 if variant == "xception41" else 16)
+    sizes.append(((wide(728), wide(1024), wide(1024)), 2))
+    sizes.append(((wide(1536), wide(1536), wide(2048)), 1))
+    blocks: list[dict[str, Any]] = []  # Any: timm's own table
+    taken = 64
+    for given, step in sizes:
+        blocks.append({"in_chs": taken, "out_chs": given, "stride": step})
+        taken = given[-1] if isinstance(given, tuple) else given
+    blocks[-1] |= {"no_skip": True, "start_with_relu": False}
+    body = XceptionAligned(
+        block_cfg=blocks,
+        num_classes=0,
+        in_chans=channels,
+        output_stride=stride,
+        norm_layer=partial(nn.BatchNorm2d, eps=0.001),  # type: ignore[arg-type]  # timm asks for a class and takes any maker
+    )
+    return _Xception(body), wide(256), taken
+
+
+def _resnet(variant: str, channels: int, stride: int, width: float) -> tuple[nn.Module, int, int]:
+    import timm
+
+    if width != 1:
+        msg = (
+            f"expected width 1 for the backbone {variant!r}, got {width!r}; choose an Xception for "
+            f"a narrow network"
+        )
+        raise InputError(msg)
+    body = timm.create_model(
+        variant,
+        pretrained=False,
+        features_only=True,
+        out_indices=(1, 4),
+        in_chans=channels,
+        output_stride=stride,
+    )
+    low, deep = body.feature_info.channels()  # type: ignore[union-attr,operator]  # timm adds it
+    return body, low, deep
+
+
+class DeepLabFamily(DenseFamily):
+    """DeepLab v3+ on five backbones.
+
+    `card.parameters`: ``stride`` (16, or 8), ``width`` (1.0).
+    """
+
+    name = "deeplab"
+    title = "DeepLab v3+ (Chen 2018)"
+    ndims = (2,)
+    variants = tuple(_TITLES)
+
+    def card(self, variant: str, labels: LabelTable) -> ModelCard:
+        """Return the card of an untrained network for photographs."""
+        variant = variant or "xception65"
+        if variant not in _TITLES:
+            raise UnknownNameError.of(f"variant of {self.name}", variant, list(_TITLES))
+        return ModelCard(
+            name=f"{self.name}-{variant}",
+            title=f"DeepLab v3+, {_TITLES[variant]}, untrained",
+            family=self.name,
+            variant=variant,
+            ndim=2,
+            labels=labels,
+            modality="RGB photograph",
+            channels=3,
+            licence="BSD-3-Clause",
+            sources=("doi:10.1007/978-3-030-01234-2_49",),
+            parameters={
+                "normalise": "imagenet",
+                "patch": [320, 320],
+                "tile": [512, 512],
+                "whole": 1024 * 1024,
+                "heads": ["score"],
+            },
+        )
+
+    def build(self, card: ModelCard) -> nn.Module:
+        """Return the network with random weights; nothing is downloaded."""
+        if card.variant not in _TITLES:
+            raise UnknownNameError.of(f"variant of {self.name}", card.variant, list(_TITLES))
+        stride = int(card.parameters.get("stride", 16))
+        if stride not in _RATES:
+            msg = f"expected an output stride of 16 or 8, got {stride!r}; correct the card"
+            raise InputError(msg)
+        return DeepLab(
+            card.channels,
+            len(card.labels) + 1,
+            card.variant,
+            stride=stride,
+            width=float(card.parameters.get("width", 1.0)),
+        )
+
+
+FAMILY = DeepLabFamily()
