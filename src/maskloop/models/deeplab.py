@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskloop.core.errors import InputError, UnknownNameError
-from maskloop.models.blocks import narrowed
+from maskloop.models.blocks import cropped, narrowed
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maskloop.core.labels import LabelTable
 
 _TITLES = {
@@ -74,6 +76,20 @@ class Pyramid(nn.Module):
         return found
 
 
+def raised(x: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+    """Return features ``(n, c, y, x)`` interpolated linearly by `factor`, cut to `size`.
+
+    Feature i of a network of odd, evenly padded kernels lies at pixel ``factor * i``: for the sides
+    of 16 n + 1 that the paper trains with (513) this is interpolation with aligned corners, and it
+    holds for any other side too. Spreading the features evenly over the picture instead shifts what
+    they say by up to half a stride.
+    """
+    rows, columns = (factor * n + 1 for n in x.shape[2:])
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    x = F.interpolate(x, (rows, columns), mode="bilinear", align_corners=True)
+    return cropped(x, size, offset=0)
+
+
 class DeepLab(nn.Module):
     """A backbone at stride 16 or 8, the pyramid, and the decoder at stride 4.
 
@@ -108,13 +124,15 @@ class DeepLab(nn.Module):
         joined = features + narrowed(_LOW, width, multiple=8)
         self.decoder = nn.Sequential(Atrous(joined, features), Atrous(features, features))
         self.score = nn.Conv2d(features, classes, 1)
+        nn.init.trunc_normal_(self.score.weight, std=0.01)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return scores ``(n, classes, y, x)`` of ``(n, channels, y, x)``."""
+        """Return scores ``(n, classes, y, x)`` of ``(n, channels, y, x)``, any size."""
         low, deep = self.features(x)
-        deep = F.interpolate(self.pyramid(deep), low.shape[2:], mode="bilinear")
+        deep = raised(self.pyramid(deep), self.stride // 4, low.shape[2:])
         scores = self.score(self.decoder(torch.cat([deep, self.low(low)], dim=1)))
-        return F.interpolate(scores, x.shape[2:], mode="bilinear")
+        return raised(scores, 4, x.shape[2:])
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the backbone's features at stride 4 and at the pyramid's stride."""
