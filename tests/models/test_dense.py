@@ -241,9 +241,9 @@ def test_slices_of_a_wide_volume_are_stretched_together() -> None:
     data = np.zeros((2, 4, 4), np.int16)
     data[1] = 1000
     image = Image(data, Geometry.regular(data.shape, (2, 1, 1)))
-    stretched, notes = dense.stretched(image, card_of(2, parameters={"normalise": "unit"}))
-    assert stretched.data[0].max() == 0
-    assert stretched.data[1].min() == 1
+    even, _, notes = dense.levelled(image, card_of(2, parameters={"normalise": "unit"}))
+    assert even.data[0].max() == 0
+    assert even.data[1].min() == 1
     assert "stretched" in notes[0]
 
 
@@ -301,7 +301,7 @@ def test_a_fixed_tile_never_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tiles_shrink_to_what_the_network_divides() -> None:
     card = card_of(parameters={"tile": (48, 24, 24), "multiple": 8, "batch": 1})
-    for rung in FAMILY.rungs(card, CPU):
+    for rung in FAMILY.rungs(card, CPU, (48, 24, 24)):
         assert rung.tile is not None
         assert all(n % 8 == 0 and n >= 8 for n in rung.tile)
 

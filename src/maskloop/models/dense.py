@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from maskloop.core.errors import InputError
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.models import base
 from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
-from maskloop.ops import resample
+from maskloop.ops import candidates, guided, resample
 from maskloop.ops.candidates import Chances
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -271,7 +272,8 @@ class DenseFamily:
     are not trusted), ``fixed_tile`` (False: whether a smaller tile would change the result),
     ``multiple`` (1: what a tile's sides must be divisible by), ``whole`` (0: voxels up to which an
     image is seen at once, not by tiles), ``augmentation`` (list of names), ``heads`` (names of the
-    tensors that belong to the classes).
+    tensors that belong to the classes), ``refine`` (a `maskloop.ops.guided.Refinement`: draws
+    the answer's edges to the picture's).
     """
 
     name = ""
@@ -297,6 +299,35 @@ class DenseFamily:
         """Return class scores ``(n, k, *spatial)`` of a batch, before any softmax."""
         found: Tensor = network(images)
         return found
+
+    def settles(self, card: ModelCard) -> bool:
+        """Whether the highest score is not yet the answer: `settle` is to be asked."""
+        return bool(card.parameters.get("refine"))
+
+    def settle(
+        self,
+        chances: npt.NDArray[np.float32],
+        data: npt.NDArray[np.float32],
+        *,
+        card: ModelCard,
+    ) -> npt.NDArray[np.float32]:
+        """Return probabilities that also heed what is around a voxel.
+
+        Parameters
+        ----------
+        chances : float32 array ``(k, *spatial)``
+            Of every class, the background first; they sum to 1. May be overwritten.
+        data : float32 array ``(c, *spatial)``
+            The posed picture.
+        card : ModelCard
+
+        Returns
+        -------
+        float32 array ``(k, *spatial)``
+            They sum to 1.
+        """
+        asked = guided.Refinement.of(card.parameters.get("refine"), ndim=data.ndim - 1)
+        return chances if asked is None else guided.refine(chances, data, asked)
 
     def segment(
         self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
@@ -374,17 +405,91 @@ class DenseFamily:
 
         Steps down the memory ladder; the tile stays where the card says ``fixed_tile``. Beside
         them, on the same grid, the codes of `Chances` for the class indices in `things`; None
-        where there are none.
+        where there are none. Scores of the whole exist only where `settles` says so.
         """
         from maskloop.ops import tiling
+
+        if self.settles(card):
+            chances = self._chances(network, data, card, device, job)
+            codes = candidates.encode(chances[list(things)]) if things else None
+            return winners(chances), codes
+        watch = tiling.Watch(things) if things else None
+        run = partial(tiling.predict_labels, watch=watch)
+        indices = self._by_tiles(run, network, data, card, device, job)
+        return indices, None if watch is None else watch.codes
+
+    def scores(
+        self,
+        network: nn.Module,
+        data: npt.NDArray[np.float32],
+        *,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> npt.NDArray[np.float32]:
+        """Return class scores ``(k, *spatial)`` on the grid of `data`, by tiles."""
+        from maskloop.ops import tiling
+
+        return self._by_tiles(tiling.predict_scores, network, data, card, device, job)
+
+    def probabilities(
+        self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
+    ) -> npt.NDArray[np.float32]:
+        """Return ``(1 + labels, *shape of the image)``: background, then the card's labels.
+
+        They sum to 1. Between the voxels of the network's grid they are interpolated linearly.
+        """
+        require_usable(image, card)
+        if image.geometry.ndim == card.ndim:
+            return self._probabilities_one(network, image, card, device, job)
+        image, card, _ = levelled(image, card)
+        axis, planes = slices_of(image)
+        found = np.empty((len(card.labels) + 1, *image.geometry.shape), np.float32)
+        for target, plane in zip(
+            np.moveaxis(found, axis + 1, 0), job.track(planes, "slices"), strict=True
+        ):
+            target[...] = self._probabilities_one(network, plane, card, device, job)
+        return found
+
+    def _probabilities_one(
+        self, network: nn.Module, image: Image, card: ModelCard, device: Device, job: Job
+    ) -> npt.NDArray[np.float32]:
+        posed = pose(image, card)
+        chances = self._chances(network, posed.data, card, device, job)
+        if chances.shape[1:] != posed.turned.shape:
+            chances = np.stack([resample.linear(one, posed.turned.shape) for one in chances])
+        return np.ascontiguousarray([posed.unturn(one) for one in chances])
+
+    def _chances(
+        self,
+        network: nn.Module,
+        data: npt.NDArray[np.float32],
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> npt.NDArray[np.float32]:
+        """Return settled probabilities on the grid of `data`."""
+        scores = self.scores(network, data, card=card, device=device, job=job)
+        chances = chances_of(scores)
+        return self.settle(chances, data, card=card) if self.settles(card) else chances
+
+    def _by_tiles(
+        self,
+        run: Callable[..., npt.NDArray[Any]],  # Any: label ids or scores, as `run` returns
+        network: nn.Module,
+        data: npt.NDArray[np.float32],
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> npt.NDArray[Any]:
+        """Return what `run`, a function of `maskloop.ops.tiling`, makes of `data`."""
         from maskloop.ops.device import run_ladder
 
-        watch = tiling.Watch(things) if things else None
         tile = self.tile(card, data.shape[1:])
 
         def attempt(rung: Rung) -> npt.NDArray[Any]:
             network.to(rung.device.torch).eval()
-            return tiling.predict_labels(
+            return run(
                 data,
                 lambda images: self.logits(network, images),
                 tile=rung.tile or tile,
@@ -393,12 +498,10 @@ class DenseFamily:
                 device=rung.device,
                 batch=rung.batch,
                 margin=card.parameters.get("margin", 0),
-                watch=watch,
                 job=job,
             )
 
-        indices = run_ladder(self.rungs(card, device, tile), attempt, job)
-        return indices, None if watch is None else watch.codes
+        return run_ladder(self.rungs(card, device, tile), attempt, job)
 
     def tile(self, card: ModelCard, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the window for an image of `shape`: all of it where ``whole`` allows."""
@@ -475,6 +578,33 @@ class DenseFamily:
             return frozenset(told)
         free = {"rotate", "scale", "elastic", "gamma", "noise", "blur"}
         return frozenset(free if card.ndim == 3 else free | {"mirror_y", "mirror_x"})
+
+
+def chances_of(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return probabilities of scores ``(k, *spatial)``, in place: their softmax.
+
+    Raises
+    ------
+    InputError
+        If a score is not finite.
+    """
+    scores -= scores.max(axis=0)
+    np.exp(scores, out=scores)
+    total = scores.sum(axis=0)
+    if not np.isfinite(total).all():
+        msg = (
+            "expected finite scores from the network, got infinity or not-a-number; "
+            "run it on the processor (cpu), or check the weights"
+        )
+        raise InputError(msg)
+    scores /= total
+    return scores
+
+
+def winners(chances: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """Return the class index of the highest probability, the lowest such index on a tie."""
+    found: npt.NDArray[Any] = chances.argmax(axis=0)
+    return found.astype(smallest_unsigned(len(chances) - 1))
 
 
 def middle_of(ids: Tensor, logits: Tensor) -> Tensor:

@@ -112,6 +112,33 @@ class TorchSemantic(DenseFamily):
         things: tuple[int, ...] = (),
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]:
         """Return class indices at the size of `data`: the picture is resized, seen whole."""
+        if self.settles(card):
+            return super().infer(network, data, card=card, device=device, job=job, things=things)
+        scores = self._resized_scores(network, data, card, device, job)
+        shape = data.shape[1:]
+        return resample.scores(scores, shape), _chances(scores, shape, things) if things else None
+
+    def scores(
+        self,
+        network: nn.Module,
+        data: npt.NDArray[np.float32],
+        *,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> npt.NDArray[np.float32]:
+        """Return class scores at the size of `data`: the picture is resized, and they are back."""
+        found = self._resized_scores(network, data, card, device, job)
+        return np.stack([resample.linear(one, data.shape[1:]) for one in found])
+
+    def _resized_scores(
+        self,
+        network: nn.Module,
+        data: npt.NDArray[np.float32],
+        card: ModelCard,
+        device: Device,
+        job: Job,
+    ) -> npt.NDArray[np.float32]:
         from maskloop.ops.device import autocast, ladder, run_ladder
 
         image = _resized(torch.from_numpy(data), card)
@@ -126,8 +153,7 @@ class TorchSemantic(DenseFamily):
         job.report("network", 0, 1)
         scores = run_ladder(ladder(device, 1), attempt, job)
         job.report("network", 1, 1)
-        shape = data.shape[1:]
-        return resample.scores(scores, shape), _chances(scores, shape, things) if things else None
+        return scores
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
         """Return Dice plus cross-entropy; published batch norms keep their statistics."""
