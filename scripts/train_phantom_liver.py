@@ -53,7 +53,7 @@ def phantom(seed: int) -> tuple[Image, Mask]:
 
 
 def fill(store: PatchStore, count: int, job: Job) -> None:
-    card = FAMILY.card("small", LABELS)
+    card = FAMILY.card("residual3d", LABELS)
     for seed in range(TRAIN_SEED, TRAIN_SEED + count):
         if f"{seed}" not in store:
             image, mask = phantom(seed)
@@ -63,7 +63,7 @@ def fill(store: PatchStore, count: int, job: Job) -> None:
 
 def measure(network: torch.nn.Module, count: int) -> dict[str, object]:
     """Return held-out Dice per label, and how many lesions of which size were hit."""
-    card = FAMILY.card("small", LABELS)
+    card = FAMILY.card("residual3d", LABELS)
     dice: dict[str, list[float]] = {"liver": [], "tumour": [], "liver and tumour together": []}
     hit = {"small": [0, 0], "large": [0, 0]}
     for seed in range(TEST_SEED, TEST_SEED + count):
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, default=None, help="only measure these weights")
     options = parser.parse_args()
     if options.measure is not None:
-        card = FAMILY.card("small", LABELS)
+        card = FAMILY.card("residual3d", LABELS)
         network = FAMILY.load(card, {options.measure.name: options.measure})
         print(json.dumps(measure(network, options.held_out), indent=1))
         return
@@ -122,7 +122,7 @@ def main() -> None:
     fill(store, options.phantoms, job)
     print(f"{len(store)} phantoms ready after {time.perf_counter() - start:.0f} s", flush=True)
 
-    card = FAMILY.card("small", LABELS)
+    card = FAMILY.card("residual3d", LABELS)
     shape = FAMILY.patch(card)
     augment = Augmentation(FAMILY.augmentation(card), card.spacing)
     torch.manual_seed(0)

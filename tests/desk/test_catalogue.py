@@ -22,7 +22,7 @@ from maskloop.models.cards import ModelCard, save_card
 def save(name: str, tmp_path: Path, **told: object) -> ModelCard:
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"tensors")
-    card = ModelCard(name=name, title="mine", family="unet3d", **told)  # type: ignore[arg-type]
+    card = ModelCard(name=name, title="mine", family="unet", **told)  # type: ignore[arg-type]
     return save_card(card, {"w.safetensors": file})
 
 
@@ -89,7 +89,7 @@ def test_broken_models_say_why_and_hide_none_of_the_others(tmp_path: Path, home:
     reasons = {row["name"]: row["reason"] for row in rows if row["state"] == "broken"}
     assert "missing" in reasons["gone"]
     assert "'magic'" in reasons["odd"]
-    assert "unet3d" in reasons["odd"]
+    assert "unet" in reasons["odd"]
     assert reasons["sick"]
 
 
@@ -154,7 +154,7 @@ def test_weights_are_listed_fetched_from_a_file_and_verified(tmp_path: Path) -> 
 
 def test_fetching_for_a_model_without_weights_is_refused(tmp_path: Path, home: Path) -> None:
     save("mine", tmp_path)
-    bare = ModelCard(name="mine", title="t", family="unet3d").to_json()
+    bare = ModelCard(name="mine", title="t", family="unet").to_json()
     (home / "models" / "mine" / "card.json").write_text(json.dumps(bare))
     with pytest.raises(InputError, match="train it first"):
         catalogue.weights_fetch("mine")

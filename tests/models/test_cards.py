@@ -17,8 +17,8 @@ from maskloop.models.cards import ModelCard, WeightFile
 CARD = ModelCard(
     name="mine",
     title="A model of mine",
-    family="unet3d",
-    variant="small",
+    family="unet",
+    variant="residual3d",
     labels=LabelTable.classes({1: "liver", 2: "tumour"}),
     modality="CT",
     spacing=(3, 1.5, 1.5),

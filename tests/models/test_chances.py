@@ -23,8 +23,12 @@ from maskloop.ops.phantom import phantom_ct
 NAMES = [name for name in FAMILIES if isinstance(FAMILIES.get(name), GivesChances)]
 SMALL = {
     "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
+    "deeplab": {"width": 0.125},
+    "fcn": {"width": 0.0625},
+    "patchnet": {"width": 0.25},
+    "segnet": {"width": 0.125},
     "torchsemantic": {"shortest": 64, "longest": 96},
-    "unet3d": {"tile": [16, 16, 16]},
+    "unet": {"width": 0.125},
 }
 LIGHT = {"torchsemantic": "lraspp_mobilenet_v3_large"}
 LABELS = LabelTable([Label(1, "liver"), Label(2, "tumour", is_thing=True)])
@@ -47,7 +51,7 @@ def picture_or_scan(card: ModelCard) -> Image:
 
 
 def test_the_dense_families_and_the_liver_nets_tell_chances() -> None:
-    assert {"unet3d", "torchsemantic", "liver"} <= set(NAMES)
+    assert {"unet", "fcn", "torchsemantic", "liver"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +120,8 @@ def test_lesion_chances_come_back_through_both_crops_and_the_turn(
 
 
 def test_without_a_mark_every_class_can_be_missed() -> None:
-    card = small("unet3d")
+    card = FAMILIES.get("unet").card("residual3d", LABELS)
+    card = dataclasses.replace(card, parameters={**card.parameters, "tile": [16, 16, 16]})
     assert things_of(card) == (2,)
     unmarked = dataclasses.replace(card, labels=LabelTable.classes(["liver", "tumour"]))
     assert things_of(unmarked) == (1, 2)

@@ -30,7 +30,7 @@ def test_sizes_come_back_and_features_double_per_level() -> None:
 
 
 def test_parameters_stay_under_a_million() -> None:
-    count = sum(p.numel() for p in FAMILY.build(FAMILY.card("small", LABELS)).parameters())
+    count = sum(p.numel() for p in FAMILY.build(FAMILY.card("residual3d", LABELS)).parameters())
     assert count == 356_211
 
 
@@ -63,7 +63,7 @@ def test_a_block_passes_its_input_round_its_convolutions() -> None:
 def test_unreviewed_voxels_have_no_gradient() -> None:
     """Where ids are IGNORE, the scores may be anything: the loss does not feel them."""
     torch.manual_seed(0)
-    card = FAMILY.card("small", LABELS)
+    card = FAMILY.card("residual3d", LABELS)
     scores = torch.randn(2, 3, 8, 8, 8, requires_grad=True)
     ids = torch.randint(0, 3, (2, 8, 8, 8))
     ids[:, 4:] = -1
@@ -84,7 +84,7 @@ class _Given(nn.Module):
 
 
 def test_an_unknown_variant_is_named() -> None:
-    with pytest.raises(UnknownNameError, match="small"):
+    with pytest.raises(UnknownNameError, match="residual3d"):
         FAMILY.card("huge", LABELS)
 
 

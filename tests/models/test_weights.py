@@ -31,7 +31,7 @@ def card_of(source: dict[str, object], content: bytes = CONTENT, **told: object)
     weight = WeightFile(
         "w.bin", str(told.get("sha256", sha(content))), int(str(told.get("size", 0))), source
     )
-    return ModelCard(name="m", title="m", family="unet3d", weights=(weight,))
+    return ModelCard(name="m", title="m", family="unet", weights=(weight,))
 
 
 @pytest.fixture
