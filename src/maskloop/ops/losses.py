@@ -48,11 +48,67 @@ def dice_ce(
     if not bool(is_seen.any()):
         return logits.sum() * 0
     logits = logits.float()
-    entropy = functional.cross_entropy(
-        logits, target.masked_fill(~is_seen, -100), weight=class_weights, ignore_index=-100
-    )
+    entropy = cross_entropy(logits, target, ignore=ignore, class_weights=class_weights)
     dice = soft_dice(logits.softmax(1), target, ignore=ignore, class_weights=class_weights)
     return dice_share * dice + (1 - dice_share) * entropy
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore: int = 255,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the mean cross-entropy of class scores, each voxel times the weight of its class.
+
+    Parameters
+    ----------
+    logits, target, ignore
+        As for `dice_ce`.
+    class_weights : Tensor, optional
+        One weight a class; the mean is over the weights.
+
+    Returns
+    -------
+    Tensor
+        A scalar; 0 with zero gradients where every voxel is ignored.
+    """
+    target = target.long()
+    is_seen = target != ignore
+    if not bool(is_seen.any()):
+        return logits.sum() * 0
+    return functional.cross_entropy(
+        logits.float(), target.masked_fill(~is_seen, -100), weight=class_weights, ignore_index=-100
+    )
+
+
+def weighted_ce(logits: Tensor, target: Tensor, weights: Tensor, *, ignore: int = 255) -> Tensor:
+    """Return the cross-entropy of class scores, each voxel times its weight.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``(n, classes, *spatial)``.
+    target : Tensor
+        ``(n, *spatial)`` class indices; `ignore` where nobody reviewed.
+    weights : Tensor
+        ``(n, *spatial)``, 0 or more.
+    ignore : int
+        Index of voxels that contribute nothing.
+
+    Returns
+    -------
+    Tensor
+        A scalar: the weighted sum by the number of reviewed voxels; 0 where there are none.
+    """
+    is_seen = target != ignore
+    if not bool(is_seen.any()):
+        return logits.sum() * 0
+    entropy = functional.cross_entropy(
+        logits.float(), target.masked_fill(~is_seen, -100), ignore_index=-100, reduction="none"
+    )
+    return (entropy * weights.to(entropy)).sum() / is_seen.sum()
 
 
 def soft_dice(
