@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from maskloop.core.image import Image
     from maskloop.core.job import Job
+    from maskloop.models import Listed
     from maskloop.models.cards import ModelCard
     from maskloop.models.weights import WeightState
 
@@ -26,10 +29,10 @@ def list_models() -> list[Row]:
     -------
     list of dict
         ``name title family variant task ndim labels modality channels licence licence_url size
-        status state reason proof limits trained_on metrics base origin``. ``labels`` is ``{id:
-        name}`` with ids as text; ``size`` is in bytes; ``state`` is ``"present"``, ``"to be
-        fetched"``, ``"no weights"`` or ``"broken"`` (then ``reason`` says why and the rest is
-        empty); ``origin`` is ``"package"`` or ``"user"``.
+        status state reason proof limits trained_on metrics base recipes origin``. ``labels`` is
+        ``{id: name}`` with ids as text; ``recipes`` are names besides ours; ``size`` is in bytes;
+        ``state`` is ``"present"``, ``"to be fetched"``, ``"no weights"`` or ``"broken"`` (then
+        ``reason`` says why and the rest is empty); ``origin`` is ``"package"`` or ``"user"``.
     """
     from maskloop.models import cards
 
@@ -81,6 +84,7 @@ def _model_row(card: ModelCard, folder: Path) -> Row:
         "trained_on": card.trained_on,
         "metrics": dict(card.metrics),
         "base": card.base,
+        "recipes": list(card.parameters.get("recipes", ())),
         "origin": "user" if is_user else "package",
     }
 
@@ -104,6 +108,7 @@ def _broken_row(name: str, reason: str, origin: str) -> Row:
         "trained_on": "",
         "metrics": {},
         "base": "",
+        "recipes": [],
         "origin": origin,
     }
 
@@ -127,10 +132,41 @@ def why_not(model: str, image: Image) -> str:
 
 
 def list_families() -> list[Row]:
-    """Return one row a model family that can be trained from scratch; imports no family."""
-    from maskloop.models import FAMILIES
+    """Return one row a family of networks; imports no family, so that a menu is there at once.
 
-    return [{"name": name} for name in FAMILIES]
+    Returns
+    -------
+    list of dict
+        ``name title tasks ndims variants recipes trainable state reason``. ``recipes`` is
+        ``{variant: names}`` of those besides ours; ``state`` is ``"present"``, or ``"missing"``
+        where a package that the family needs is not installed (then ``reason`` says how to). A
+        family of another package is known by name only until it is used.
+    """
+    from maskloop.models import FAMILIES, LISTED, Listed
+
+    return [_family_row(name, LISTED.get(name, Listed(name, (), ()))) for name in FAMILIES]
+
+
+def _family_row(name: str, listed: Listed) -> Row:
+    reason = ""
+    if listed.needs:
+        module, extra = listed.needs
+        if importlib.util.find_spec(module) is None:
+            reason = (
+                f"expected {module} for the family {name!r}, got none installed; "
+                f"run: {sys.executable} -m pip install 'napari-maskloop[{extra}]'"
+            )
+    return {
+        "name": name,
+        "title": listed.title,
+        "tasks": list(listed.tasks),
+        "ndims": list(listed.ndims),
+        "variants": list(listed.variants),
+        "recipes": {v: list(listed.recipes.get(v, ())) for v in listed.variants},
+        "trainable": listed.is_trainable,
+        "state": "missing" if reason else "present",
+        "reason": reason,
+    }
 
 
 def list_formats() -> list[Row]:

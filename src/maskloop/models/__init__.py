@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
 from maskloop.core.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FAMILIES = Registry(
     "model family",
@@ -19,3 +25,55 @@ FAMILIES = Registry(
         "unet": "maskloop.models.unet:FAMILY",
     },
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a menu says of a family before its code, and with it torch, is imported.
+
+    Parameters
+    ----------
+    title, ndims, variants, tasks, is_trainable
+        As in `maskloop.models.base.Family`.
+    recipes : mapping of str to tuple of str
+        Variant -> names of its recipes besides ours.
+    needs : tuple of str
+        Module that must be installed, and the extra that brings it; empty for none.
+    """
+
+    title: str
+    ndims: tuple[int, ...]
+    variants: tuple[str, ...]
+    tasks: tuple[str, ...] = ("semantic",)
+    is_trainable: bool = True
+    recipes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+LISTED = {
+    "deeplab": Listed(
+        "DeepLab v3+ (Chen 2018)",
+        (2,),
+        ("xception65", "xception41", "xception71", "resnet50", "resnet101"),
+    ),
+    "fcn": Listed("FCN on VGG-16 (Long 2015)", (2,), ("32s", "16s", "8s")),
+    "flows": Listed("Flows to object centres", (2,), ("small",), ("instance",)),
+    "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
+    "maskrcnn": Listed("Mask R-CNN (torchvision)", (2,), ("v1", "v2"), ("instance",)),
+    "patchnet": Listed("Patch classification (Cireşan 2012)", (2,), ("n4", "w33")),
+    "segnet": Listed("SegNet (Badrinarayanan 2017)", (2,), ("vgg16",)),
+    "torchsemantic": Listed(
+        "FCN, DeepLabV3, LR-ASPP (torchvision)",
+        (2,),
+        (
+            "fcn_resnet50",
+            "fcn_resnet101",
+            "deeplabv3_resnet50",
+            "deeplabv3_resnet101",
+            "deeplabv3_mobilenet_v3_large",
+            "lraspp_mobilenet_v3_large",
+        ),
+    ),
+    "unet": Listed("U-Net", (2, 3), ("2015", "residual3d")),
+}
+"""What the menus show, family by family; `tests/desk/test_families.py` holds it to the code."""
