@@ -9,7 +9,8 @@ import torch
 from maskloop.training.augment import KINDS, Augmentation
 from maskloop.training.patches import IGNORE, Patches
 
-NO_MIRROR = frozenset(KINDS - {"mirror_x", "mirror_y", "mirror_z"})
+# Ten pixels of the U-Net's elastic grid are more than the sides of these small crops allow.
+NO_MIRROR = frozenset(KINDS - {"mirror_x", "mirror_y", "mirror_z", "elastic_grid"})
 
 
 def _ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> Patches:

@@ -153,7 +153,7 @@ class Family(Protocol):
     def augmentation(self, card: ModelCard) -> frozenset[str]:
         """Return which augmentations keep the labels true.
 
-        Of ``mirror_x mirror_y mirror_z rotate scale elastic gamma noise blur``.
+        Of ``mirror_x mirror_y mirror_z rotate scale elastic elastic_grid gamma noise blur``.
         """
         ...
 

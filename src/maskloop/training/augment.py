@@ -27,6 +27,7 @@ KINDS: Final = frozenset(
         "rotate",
         "scale",
         "elastic",
+        "elastic_grid",
         "gamma",
         "noise",
         "blur",
@@ -34,6 +35,8 @@ KINDS: Final = frozenset(
 )
 _MIRRORS = ("mirror_x", "mirror_y", "mirror_z")  # from the last axis backwards
 _REACH = 1.25
+_GRID = 3  # nodes along an axis of the elastic deformation of the U-Net
+_GRID_SIGMA = 10.0  # its standard deviation, in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class Augmentation:
     Parameters
     ----------
     allowed : frozenset of str
-        Among `KINDS`.
+        Among `KINDS`. ``elastic`` bends one crop in five, by a share of its size; ``elastic_grid``
+        every crop, by the pixels of the U-Net's paper: for crops of 180 pixels and more.
     spacing : tuple of float, optional
         Step along each axis of the network's grid: turning is done in millimetres, so that a ball
         stays a ball. Equal steps where None.
@@ -55,7 +59,7 @@ class Augmentation:
     @property
     def bends(self) -> bool:
         """Whether crops are resampled, and so wanted larger than the patch."""
-        return bool(self.allowed & {"rotate", "scale", "elastic"})
+        return bool(self.allowed & {"rotate", "scale", "elastic", "elastic_grid"})
 
     def reach(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the size to cut out so that most turned crops find their corners."""
@@ -85,7 +89,8 @@ class Augmentation:
         turn = "rotate" in self.allowed and rng.random() < 0.4
         grow = "scale" in self.allowed and rng.random() < 0.4
         bend = "elastic" in self.allowed and rng.random() < 0.2
-        if not (turn or grow or bend):
+        bend_grid = "elastic_grid" in self.allowed
+        if not (turn or grow or bend or bend_grid):
             start = [(have - want) // 2 for have, want in zip(ids.shape, shape, strict=True)]
             box = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
             return image[(slice(None), *box)].clone(), ids[box].clone()
@@ -100,6 +105,8 @@ class Augmentation:
         where = _positions(shape, matrix)
         if bend:
             where = where + _bumps(shape, steps, rng)
+        if bend_grid:
+            where = where + _grid_bumps(shape, steps, rng)
         return _sample(image, ids, where)
 
     def _mirror(
@@ -166,6 +173,28 @@ def _bumps(
     mode = "trilinear" if ndim == 3 else "bilinear"
     fine = F.interpolate(torch.from_numpy(coarse).float(), shape, mode=mode, align_corners=True)
     return fine[0].movedim(0, -1)
+
+
+def _grid_bumps(
+    shape: tuple[int, ...],
+    steps: np.ndarray[tuple[int], np.dtype[np.float64]],
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Return the shifts of the U-Net's paper, in voxels ``(*shape, ndim)``.
+
+    Normal at the nodes of a 3 x 3 grid (3 x 3 x 3 in a volume) with a deviation of 10 pixels of the
+    finest axis, bicubic between them (O. Ronneberger et al., MICCAI 2015, section 3.1).
+    """
+    ndim = len(shape)
+    nodes = rng.normal(0, _GRID_SIGMA * steps.min(), (*(_GRID,) * ndim, ndim)) / steps
+    found = torch.from_numpy(nodes).float()
+    for axis, n in enumerate(shape):
+        # The rows of one: how much of each node reaches each voxel along the axis.
+        share = F.interpolate(
+            torch.eye(_GRID)[None, None], (n, _GRID), mode="bicubic", align_corners=True
+        )[0, 0]
+        found = torch.tensordot(share, found.movedim(axis, 0), dims=1).movedim(0, axis)
+    return found
 
 
 def _sample(
