@@ -138,6 +138,9 @@ def card_of(task: Task, model: str) -> ModelCard:
         "normalise": task.normalise,
         "augmentation": list(task.augmentation),
     }
+    if task.name == "em" and family == "unet":
+        # Here the walls are drawn, and the cells are what is left.
+        told["border"] = {**told["border"], "cells": "background"}
     channels = 3 if task.name == "nuclei" and family in COLOUR else 1
     return dataclasses.replace(card, channels=channels, parameters=told)
 
