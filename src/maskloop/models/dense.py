@@ -270,10 +270,11 @@ class DenseFamily:
     `card.parameters` read here, besides those of `pose`: ``tile`` (voxels; the patch where not
     told), ``patch``, ``overlap`` (0.5), ``batch`` (4), ``margin`` (0: voxels at a tile's rim that
     are not trusted), ``fixed_tile`` (False: whether a smaller tile would change the result),
-    ``multiple`` (1: what a tile's sides must be divisible by), ``whole`` (0: voxels up to which an
-    image is seen at once, not by tiles), ``augmentation`` (list of names), ``heads`` (names of the
-    tensors that belong to the classes), ``refine`` (a `maskloop.ops.guided.Refinement`: draws
-    the answer's edges to the picture's).
+    ``multiple`` (1: what a tile's sides must be divisible by), ``grain`` (1: what the places of
+    tiles must be divisible by, so that all pool the same voxels together), ``whole`` (0: voxels up
+    to which an image is seen at once, not by tiles), ``augmentation`` (list of names), ``heads``
+    (names of the tensors that belong to the classes), ``refine`` (a
+    `maskloop.ops.guided.Refinement`: draws the answer's edges to the picture's).
     """
 
     name = ""
@@ -498,6 +499,7 @@ class DenseFamily:
                 device=rung.device,
                 batch=rung.batch,
                 margin=card.parameters.get("margin", 0),
+                grain=int(card.parameters.get("grain", 1)),
                 job=job,
             )
 

@@ -284,8 +284,8 @@ def _border(card: ModelCard) -> dict[str, Any]:  # Any: numbers and a word
 
 
 def _allowed(tile: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the largest sides 16 n + 60 (188 or more) that are not above `tile`."""
-    return tuple(max(188, (n - 60) // 16 * 16 + 60) for n in tile)
+    """Return the largest sides 16 n + 60 not above `tile`; at least 204, for 16 pixels to show."""
+    return tuple(max(204, (n - 60) // 16 * 16 + 60) for n in tile)
 
 
 def _card_2015(family: str, variant: str, labels: LabelTable) -> ModelCard:
@@ -303,6 +303,7 @@ def _card_2015(family: str, variant: str, labels: LabelTable) -> ModelCard:
         parameters={
             "normalise": "zscore",
             "margin": MARGIN,
+            "grain": 16,  # four poolings: tiles then agree with the whole picture
             "patch": [316, 316],
             "tile": [572, 572],
             "overlap": 0.0,

@@ -62,10 +62,12 @@ class Windows:
         *,
         overlap: float,
         margin: Sequence[int],
+        grain: int = 1,
     ) -> Windows:
         """Lay windows over a volume: equal steps, the last one moved back to end with it.
 
-        Where the volume is smaller than a window, one window is centred on it.
+        All begin at multiples of `grain`; the last one may then reach beyond the volume. Where the
+        volume is smaller than a window, one window is centred on it.
 
         Raises
         ------
@@ -73,15 +75,17 @@ class Windows:
             If the tile does not fit the volume's axes, or leaves no output.
         """
         inner = tuple(t - 2 * m for t, m in zip(tile, margin, strict=False))
-        fits = len(shape) == len(tile) == len(margin) and all(n >= 1 for n in inner)
+        fits = len(shape) == len(tile) == len(margin) and all(n >= grain for n in inner)
         if not fits or not 0 <= overlap < 1:
             msg = (
                 f"expected a tile of {len(shape)} axes larger than twice its margin and an overlap "
                 f"from 0 to below 1, got tile {tuple(tile)}, margin {tuple(margin)}, overlap "
                 f"{overlap!r}; choose another tile"
             )
+            if grain > 1:
+                msg += f", with at least {grain} voxels between its margins"
             raise InputError(msg)
-        starts = tuple(_starts(n, t, overlap) for n, t in zip(shape, inner, strict=True))
+        starts = tuple(_starts(n, t, overlap, grain) for n, t in zip(shape, inner, strict=True))
         return cls(tuple(shape), tuple(tile), tuple(margin), starts)
 
     @property
@@ -108,12 +112,13 @@ class Windows:
             yield tuple(found[order.index(a)] for a in range(len(order)))
 
 
-def _starts(length: int, inner: int, overlap: float) -> tuple[int, ...]:
+def _starts(length: int, inner: int, overlap: float, grain: int) -> tuple[int, ...]:
     if length <= inner:
         return (-((inner - length) // 2),)
-    step = max(1, int(inner * (1 - overlap)))
-    count = -(-(length - inner) // step) + 1
-    return tuple(min(i * step, length - inner) for i in range(count))
+    step = max(1, int(inner * (1 - overlap)) // grain) * grain
+    last = -(-(length - inner) // grain) * grain
+    count = -(-last // step) + 1
+    return tuple(min(i * step, last) for i in range(count))
 
 
 def gaussian_weights(tile: Sequence[int], *, floor: float = 0.0) -> torch.Tensor:
@@ -174,6 +179,7 @@ def predict_labels(
     weights: Weighting | None = None,
     padding: Padding = "reflect",
     fill: float = 0.0,
+    grain: int = 1,
     precision: Literal["auto", "float32"] = "auto",
     watch: Watch | None = None,
     job: Job | None = None,
@@ -209,6 +215,9 @@ def predict_labels(
         for results equal to those of MONAI's sliding window.
     padding : {"reflect", "edge", "constant"}
         What lies outside the volume; `fill` is the constant.
+    grain : int
+        Windows begin at multiples of it. With a margin and the product of the network's poolings,
+        every window pools the same voxels together, and the result is that of one large window.
     precision : {"auto", "float32"}
         ``auto`` lets CUDA compute in bfloat16 or float16; sums are float32 always.
     watch : Watch, optional
@@ -226,7 +235,9 @@ def predict_labels(
     InputError
         If shapes do not fit, or the network's scores are not finite.
     """
-    runner = _Runner.of(volume, network, tile, classes, overlap, device, batch, margin, weights)
+    runner = _Runner.of(
+        volume, network, tile, classes, overlap, device, batch, margin, weights, grain
+    )
     runner.padding, runner.fill, runner.is_mixed = padding, fill, precision == "auto"
     highest = classes if activation == "threshold" else classes - 1
     ids = np.empty(runner.windows.shape, dtype=smallest_unsigned(highest))
@@ -257,6 +268,7 @@ def predict_scores(
     weights: Weighting | None = None,
     padding: Padding = "reflect",
     fill: float = 0.0,
+    grain: int = 1,
     precision: Literal["auto", "float32"] = "auto",
     job: Job | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -264,7 +276,9 @@ def predict_scores(
 
     Parameters are those of `predict_labels`.
     """
-    runner = _Runner.of(volume, network, tile, classes, overlap, device, batch, margin, weights)
+    runner = _Runner.of(
+        volume, network, tile, classes, overlap, device, batch, margin, weights, grain
+    )
     runner.padding, runner.fill, runner.is_mixed = padding, fill, precision == "auto"
     runner.keeps_weights = True
     found = np.empty((classes, *runner.windows.shape), dtype=np.float32)
@@ -303,6 +317,7 @@ class _Runner:
         batch: int,
         margin: int | Sequence[int],
         weights: Weighting | None,
+        grain: int,
     ) -> _Runner:
         array = volume.detach().cpu().numpy() if isinstance(volume, torch.Tensor) else volume
         ndim = array.ndim - 1
@@ -310,7 +325,7 @@ class _Runner:
         has_margin = any(margins)
         if overlap is None:
             overlap = 0.0 if has_margin else 0.5
-        windows = Windows.over(array.shape[1:], tile, overlap=overlap, margin=margins)
+        windows = Windows.over(array.shape[1:], tile, overlap=overlap, margin=margins, grain=grain)
         if batch < 1 or classes < 1:
             msg = (
                 f"expected at least one window a batch and one class, got batch {batch!r} and "
