@@ -60,8 +60,15 @@ LISTED = {
     "flows": Listed("Flows to object centres", (2,), ("small",), ("instance",)),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
     "maskrcnn": Listed("Mask R-CNN (torchvision)", (2,), ("v1", "v2"), ("instance",)),
-    "patchnet": Listed("Patch classification (Cireşan 2012)", (2,), ("n4", "w33")),
-    "segnet": Listed("SegNet (Badrinarayanan 2017)", (2,), ("vgg16",)),
+    "patchnet": Listed(
+        "Patch classification (Cireşan 2012)",
+        (2,),
+        ("n4", "w33"),
+        recipes={"n4": ("paper",), "w33": ("paper",)},
+    ),
+    "segnet": Listed(
+        "SegNet (Badrinarayanan 2017)", (2,), ("vgg16",), recipes={"vgg16": ("paper",)}
+    ),
     "torchsemantic": Listed(
         "FCN, DeepLabV3, LR-ASPP (torchvision)",
         (2,),
