@@ -134,6 +134,7 @@ def export(
     epilog=example(
         "maskloop train a.nii.gz=a_mask.nii.gz b.nii.gz=b_mask.nii.gz c.nii.gz=c_mask.nii.gz \\",
         "    --base phantom-liver --name my-liver --steps 200",
+        "maskloop train pairs --base fcn:16s --start my-fcn32 --name my-fcn16",
     )
 )
 @click.argument("cases", nargs=-1, required=True, metavar="CASE...")
@@ -141,6 +142,10 @@ def export(
 @click.option("--name", required=True, help="Name of the new model.")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps; chosen if left out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+@click.option("--recipe", default="", help="How to train: `paper`, say; ours if left out.")
+@click.option(
+    "--start", default="", help="What FAMILY begins with: a model of it, a backbone, or its file."
+)
 @device_option
 @json_option
 def train(
@@ -149,6 +154,8 @@ def train(
     name: str,
     steps: int | None,
     seed: int,
+    recipe: str,
+    start: str,
     device: str,
     as_json: bool,
 ) -> None:
@@ -159,7 +166,17 @@ def train(
     from maskloop.loop.train import train as teach
 
     with working() as job:
-        report = teach(list(cases), base, name, steps=steps, seed=seed, device=device, job=job)
+        report = teach(
+            list(cases),
+            base,
+            name,
+            steps=steps,
+            seed=seed,
+            device=device,
+            recipe=recipe,
+            start=start,
+            job=job,
+        )
     found = report.to_json()
     answer(found, _training_text(found), as_json=as_json)
 

@@ -284,16 +284,16 @@ def tool_parameters(name: str) -> list[Parameter]:
 
 
 def weights_list(name: str) -> list[Row]:
-    """Return where each file of a model's weights comes from and lies.
+    """Return where each file of a model's (or a backbone's) weights comes from and lies.
 
     Returns
     -------
     list of dict
         ``file path size sha256 source origin state``.
     """
-    from maskloop.models import cards, weights
+    from maskloop.models import starts, weights
 
-    card = cards.find_card(name)
+    card = starts.find(name)
     return [
         {
             "file": weight.file,
@@ -317,9 +317,9 @@ def weights_verify(name: str) -> list[Row]:
         If a file is there and is not what the card says; the message says which.
     """
     from maskloop.core.errors import WeightsError
-    from maskloop.models import cards, weights
+    from maskloop.models import starts, weights
 
-    card = cards.find_card(name)
+    card = starts.find(name)
     states = weights.verify(card)
     wrong = [s for s in states if s.state not in ("present", "absent")]
     if wrong:
@@ -341,9 +341,9 @@ def weights_fetch(
     StorageError
         If the disk refuses.
     """
-    from maskloop.models import cards, weights
+    from maskloop.models import starts, weights
 
-    card = cards.find_card(name)
+    card = starts.find(name)
     if not card.weights:
         msg = f"expected a model with weights, got {name!r} which has none; train it first"
         raise InputError(msg)

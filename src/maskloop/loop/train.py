@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.models.base import Family, Volume
     from maskloop.models.cards import ModelCard
+    from maskloop.models.starts import Start
     from maskloop.training.cases import Pair, Split, TrainingCase, Triple
     from maskloop.training.fit import Point, Recipe
     from maskloop.training.gate import Verdict
@@ -138,6 +139,7 @@ def train(
     device: str = "auto",
     patients: str | Mapping[str, str] | None = None,
     recipe: str = "",
+    start: str = "",
     overwrite: bool = False,
     job: Job | None = None,
 ) -> TrainingReport:
@@ -166,6 +168,10 @@ def train(
         patient are never on both sides of the split.
     recipe : str
         Name of one of the family's recipes, such as ``"paper"``; ours where left out.
+    start : str
+        Where `base` names a network: what it begins with instead of random weights. A model of the
+        family (FCN's next coarser one), a published backbone (``"vgg16-imagenet"``), or a file
+        with such a backbone's weights.
     overwrite : bool
         Whether a model or an unfinished training of that name may be replaced.
     job : Job, optional
@@ -187,8 +193,8 @@ def train(
     from maskloop.training.cases import read_cases
 
     job = job or Job()
-    start = time.perf_counter()
-    plan = _plan(read_cases(cases), base, name, steps, seed, device, patients, recipe, job)
+    began = time.perf_counter()
+    plan = _plan(read_cases(cases), base, name, steps, seed, device, patients, recipe, start, job)
     finished = _finished(plan, overwrite)
     if finished is not None:
         job.say(f"model {name!r} was trained from these very cases before; nothing was done")
@@ -201,7 +207,7 @@ def train(
     plan = _calibrated(plan, run, network, job)
     report = _conclude(plan, run, network, old, curve, job)
     report = dataclasses.replace(
-        report, seconds=time.perf_counter() - start, resumed_at=resumed, steps=plan.recipe.steps
+        report, seconds=time.perf_counter() - began, resumed_at=resumed, steps=plan.recipe.steps
     )
     _write_report(report)
     run.remove()
@@ -223,6 +229,7 @@ class _Plan:
     batch: int
     device: str
     manifest: Mapping[str, Any]  # Any: JSON
+    start: Start | None = None
 
     @property
     def is_disjoint(self) -> bool:
@@ -253,6 +260,7 @@ def _plan(
     device: str,
     patients: str | Mapping[str, str] | None,
     recipe_name: str,
+    start_name: str,
     job: Job,
 ) -> _Plan:
     from maskloop.models import FAMILIES
@@ -260,6 +268,10 @@ def _plan(
     from maskloop.training.cases import fingerprint, patients_of, split_cases
 
     card, is_trained = _base_card(base, cases, job)
+    start = None
+    if start_name:
+        card, start = _started(card, is_trained, start_name, job)
+        is_trained = start.model is not None
     family: Family = FAMILIES.get(card.family)
     if not family.is_trainable:
         msg = (
@@ -276,6 +288,7 @@ def _plan(
         held=_line(card, "held_out"),
     )
     recipe, batch = _recipe(card, family, is_trained, steps, seed, recipe_name)
+    card = dataclasses.replace(card, parameters=_told(card, recipe_name))
     manifest = {
         "base": card.name if is_trained else base,
         "weights": [w.sha256 for w in card.weights],
@@ -287,10 +300,22 @@ def _plan(
         "held_out": list(split.held_out),
         "recipe": dataclasses.asdict(recipe),
         "batch": batch,
+        **({"start": start.prints()} if start else {}),
     }
     where = choose(device).name
     return _Plan(
-        name, tuple(cases), prints, split, family, card, is_trained, recipe, batch, where, manifest
+        name,
+        tuple(cases),
+        prints,
+        split,
+        family,
+        card,
+        is_trained,
+        recipe,
+        batch,
+        where,
+        manifest,
+        start,
     )
 
 
@@ -325,6 +350,24 @@ def _base_card(base: str, cases: Sequence[TrainingCase], job: Job) -> tuple[Mode
     return card, False
 
 
+def _started(
+    card: ModelCard, is_trained: bool, start_name: str, job: Job
+) -> tuple[ModelCard, Start]:
+    """Return the card of a network that begins with more than random weights, and with what."""
+    from maskloop.models import FAMILIES
+    from maskloop.models.base import Begins
+    from maskloop.models.starts import begin
+
+    if is_trained or not isinstance(FAMILIES.get(card.family), Begins):
+        why = "is trained already" if is_trained else f"of family {card.family!r} has none"
+        msg = (
+            f"expected an untrained network that can begin with {start_name!r}, got {card.name!r}, "
+            f"which {why}; leave out the start"
+        )
+        raise InputError(msg)
+    return begin(card, start_name, job)
+
+
 def _labels_of(cases: Sequence[TrainingCase], as_classes: bool, job: Job) -> LabelTable:
     """Return the classes that occur in the masks' tables; objects by their category."""
     names: dict[str, int] = {}
@@ -339,6 +382,12 @@ def _labels_of(cases: Sequence[TrainingCase], as_classes: bool, job: Job) -> Lab
         msg = "expected masks with labels, got none in any case; label something first"
         raise InputError(msg)
     return LabelTable.classes({number: label for label, number in names.items()})
+
+
+def _told(card: ModelCard, recipe_name: str) -> dict[str, Any]:  # Any: JSON
+    """Return the card's parameters with those that the chosen recipe sets (its loss, its crops)."""
+    chosen = card.parameters.get("recipes", {}).get(recipe_name, {})
+    return {**card.parameters, **chosen.get("parameters", {})}
 
 
 def _recipe(
@@ -362,7 +411,7 @@ def _recipe(
     told = {**card.parameters.get("recipe", {}), **named.get(name, {})}
     if steps is None:
         steps = int(told.get("steps", _FINE_TUNE_STEPS if is_trained else _FROM_SCRATCH_STEPS))
-    voxels = math.prod(family.patch(card))
+    voxels = math.prod(family.patch(dataclasses.replace(card, parameters=_told(card, name))))
     limits = ((64**3, 4), (128**3, 2)) if card.ndim == 3 else ((512**2, 4), (1024**2, 2))
     batch = int(told.get("batch", next((n for most, n in limits if voxels <= most), 1)))
     recipe = Recipe(
@@ -467,7 +516,8 @@ def _old_scores(plan: _Plan, run: Run, job: Job) -> dict[str, float] | None:
     known = run.read("old.json")
     if known is None:
         start = time.perf_counter()
-        scores = _scores(plan, plan.base, job)
+        before = plan.start.model if plan.start and plan.start.model else plan.base
+        scores = _scores(plan, before, job)
         known = {"scores": to_json(scores), "seconds": time.perf_counter() - start}
         run.write("old.json", known)
     return from_json(known["scores"])
@@ -515,11 +565,14 @@ def _score_one(
 
 def _network(plan: _Plan) -> nn.Module:
     from maskloop.models import weights
+    from maskloop.models.base import Begins
     from maskloop.training.fit import seeded
 
-    if plan.is_trained:
+    if plan.is_trained and plan.start is None:
         return plan.family.load(plan.base, weights.paths(plan.base))
     with seeded(plan.recipe.seed):
+        if plan.start is not None and isinstance(plan.family, Begins):
+            return plan.family.begin(plan.base, plan.start.state())
         return plan.family.build(plan.base)
 
 
@@ -679,7 +732,7 @@ def _write_weights(plan: _Plan, run: Run, network: nn.Module) -> dict[str, Path]
 
     state = plain_state(network)
     parts: dict[str, set[str]] = {}
-    if plan.is_trained:
+    if plan.is_trained and plan.start is None:
         for file, path in weights.paths(plan.base).items():
             parts[file] = set(read_state(path))
     whole = len(parts) < 2 or set().union(*parts.values()) != set(state)

@@ -181,8 +181,18 @@ class GivesProbabilities(Protocol):
     ) -> npt.NDArray[np.float32]:
         """Return ``(1 + number of labels, *shape of the image)``: background, then the labels.
 
-        They sum to 1, and the largest is what `Family.segment` draws.
+        They sum to 1, and the largest is what `Family.segment` draws; where the network works on
+        another grid, but for voxels on a border, which labels decide by a vote of their own.
         """
+        ...
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A family whose network is more than one, or answers more than scores; beside `Family`."""
+
+    def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
+        """Return what the network makes of ``(n, c, *spatial)``, before anything done to it."""
         ...
 
 
@@ -192,6 +202,21 @@ class Surveys(Protocol):
 
     def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
         """Return the card with what training needs to know of its cases, such as class weights."""
+        ...
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """A family whose training can begin with another network's tensors; beside `Family`."""
+
+    def begin(self, card: ModelCard, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network of `card` with what fits of `state`, the rest as `Family.build` does.
+
+        Raises
+        ------
+        WeightsError
+            If `state` is of no network that the family knows, or of other widths.
+        """
         ...
 
 

@@ -1,0 +1,135 @@
+"""What a network may begin its training with: published backbones, a coarser model, a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.files import sha256_of
+from maskloop.models import weights
+from maskloop.models.cards import ModelCard, all_cards, find_card
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from maskloop.core.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Tensors to begin with.
+
+    Parameters
+    ----------
+    name : str
+        Of a model, of a backbone, or a file's path.
+    files : mapping of str to Path
+        Checked where there was something to check them against.
+    model : ModelCard, optional
+        The trained model they belong to; None for a backbone.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    model: ModelCard | None = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors of all files."""
+        from maskloop.models.base import read_state
+
+        found: dict[str, Tensor] = {}
+        for path in self.files.values():
+            found.update(read_state(path))
+        return found
+
+    def prints(self) -> list[str]:
+        """Return the name and the files' hashes: what makes two trainings the same."""
+        return [self.name, *(sha256_of(path) for path in self.files.values())]
+
+
+def backbones() -> list[ModelCard]:
+    """Return published classifiers as cards; they segment nothing and stand in no menu."""
+    path = Path(__file__).with_name("backbones.json")
+    return [ModelCard.from_json(block) for block in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def find(name: str) -> ModelCard:
+    """Return the model or the backbone called `name`: what can be fetched and verified.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none.
+    """
+    return next((card for card in backbones() if card.name == name), None) or find_card(name)
+
+
+def backbone_of(card: ModelCard) -> ModelCard | None:
+    """Return the published backbone that fits an untrained card, if there is one."""
+    fits = (b for b in backbones() if b.family == card.family and b.variant in ("", card.variant))
+    return next(fits, None)
+
+
+def begin(card: ModelCard, told: str, job: Job) -> tuple[ModelCard, Start]:
+    """Return the card to train, and the tensors its network begins with.
+
+    From a trained model come its classes and what its card says of pixels and widths, so that both
+    can be compared; from a backbone, how its pixels were normalised.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of the untrained network.
+    told : str
+        A model of the same family, a backbone's name, or a file with a backbone's weights.
+    job : Job
+        Hears of a download.
+
+    Raises
+    ------
+    InputError
+        If the start is a model of another family.
+    UnknownNameError
+        If there is no such model, backbone or file.
+    WeightsError
+        If weights cannot be had, or are not what they should be.
+    """
+    backbone = backbone_of(card)
+    if told in {known.name for known in all_cards()}:
+        model = find_card(told)
+        if model.family != card.family or not model.weights:
+            msg = (
+                f"expected a trained model of family {card.family!r} to start from, got {told!r} "
+                f"of {model.family!r}; choose another"
+            )
+            raise InputError(msg)
+        files = _files(model, job)
+        title = f"{card.title.removesuffix(', untrained')} begun with {model.name}"
+        begun = dataclasses.replace(model, variant=card.variant, title=title)
+        return begun, Start(told, files, model)
+    if backbone is not None and told == backbone.name:
+        return _on(backbone, card), Start(told, _files(backbone, job))
+    path = Path(told)
+    if backbone is not None and path.is_file():
+        return _on(backbone, card), Start(told, {path.name: path})
+    own = [known.name for known in all_cards() if known.family == card.family and known.weights]
+    known = [*([backbone.name] if backbone else []), *own]
+    raise UnknownNameError.of(f"start (or file) for {card.name}", told, known)
+
+
+def _files(card: ModelCard, job: Job) -> dict[str, Path]:
+    return weights.paths(card) if weights.present(card) else weights.fetch(card, job)
+
+
+def _on(backbone: ModelCard, card: ModelCard) -> ModelCard:
+    return dataclasses.replace(
+        card,
+        sources=(*card.sources, *backbone.sources),
+        parameters={**card.parameters, **backbone.parameters},
+    )
