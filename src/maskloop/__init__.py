@@ -24,6 +24,7 @@ _HOMES = {
     "maskloop.desk.cases": ("open_case", "replay"),
     "maskloop.desk.catalogue": ("list_formats", "list_models", "list_tools"),
     "maskloop.desk.check": ("info", "score"),
+    "maskloop.desk.compare": ("compare", "compare_masks"),
     "maskloop.desk.convert": ("convert",),
     "maskloop.desk.measure": ("measure",),
     "maskloop.formats.base": ("Choices",),
@@ -60,6 +61,8 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "Cancelled",
     "open_case",
     "replay",
+    "compare",
+    "compare_masks",
     "convert",
     "info",
     "measure",
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from maskloop.desk.cases import open_case, replay
     from maskloop.desk.catalogue import list_formats, list_models, list_tools
     from maskloop.desk.check import info, score
+    from maskloop.desk.compare import compare, compare_masks
     from maskloop.desk.convert import convert
     from maskloop.desk.measure import measure
     from maskloop.formats.base import Choices

@@ -1,4 +1,4 @@
-"""Commands beside the verbs: convert, score, measure, demo, gui."""
+"""Commands beside the verbs: convert, score, compare, measure, demo, gui."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from maskloop.cli.options import (
     choices_options,
     commands,
+    device_option,
     example,
     image_option,
     json_option,
@@ -22,7 +23,11 @@ from maskloop.cli.running import working
 from maskloop.core.errors import MissingExtraError, MissingFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from maskloop import Choices
+
+_MOST_LINES = 20  # of a list on a terminal
 
 
 @commands.command(
@@ -72,6 +77,86 @@ def score(
     with working() as job:
         found = compare(predicted, truth, nsd_tolerance_mm=tolerance, kind=kind, job=job)
     answer(found, as_lines(found), as_json=as_json)
+
+
+@commands.command(
+    epilog=example(
+        "maskloop compare ct.nii.gz --models liver-tumour phantom-liver -o agreement.nii.gz",
+        "maskloop compare mine.nii.gz theirs.nii.gz --csv differences.csv",
+    )
+)
+@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="IMAGE | MASK MASK")
+@click.option("--models", nargs=2, metavar="A B", help="Two models to run on IMAGE.")
+@click.option("-o", "--out", type=click.Path(), help="Write the agreement map to this file.")
+@click.option("--csv", "table", type=click.Path(), help="Write the list of differences here too.")
+@click.option(
+    "--smallest",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Voxels from which on a difference is listed.",
+)
+@device_option
+@choices_options
+@kind_option
+@json_option
+def compare(
+    paths: tuple[str, ...],
+    models: tuple[str, str] | None,
+    out: str | None,
+    table: str | None,
+    smallest: int,
+    device: str,
+    choices: Choices,
+    kind: Any,  # Any: click checked that it is one of the two kinds
+    as_json: bool,
+) -> None:
+    """Say where two models, or two masks, agree on an image, and list where they differ."""
+    from maskloop.desk import compare as desk
+
+    if len(paths) != (1 if models else 2):
+        wanted = "one image beside --models" if models else "two masks, or one image and --models"
+        raise click.UsageError(f"expected {wanted}, got {len(paths)} paths; correct the command")
+    with working() as job:
+        if models:
+            found = desk.compare(
+                paths[0], models, device=device, choices=choices, smallest=smallest, job=job
+            )
+        else:
+            found = desk.compare_masks(*paths, kind=kind, smallest=smallest, job=job)
+        receipt = None if out is None else desk.write_agreement(found, out, job=job)
+        if table is not None:
+            desk.write_differences(found, table)
+    told = found.to_json()
+    if receipt is not None:
+        told["receipt"] = receipt.to_json()
+    answer(told, _comparison_text(told, found.names), as_json=as_json)
+
+
+def _comparison_text(found: Mapping[str, Any], names: tuple[str, str]) -> str:  # Any: JSON values
+    counts = found["agreement"]
+    share = "nothing drawn" if counts["share"] is None else f"{counts['share']:.1%} alike"
+    classes = [
+        {"class": row["name"], "Dice": row["dice"]}
+        | dict(zip(names, row["voxels"].values(), strict=True))
+        for row in found["classes"]
+    ]
+    listed = [
+        {"no": row["number"], names[0]: row["a"], names[1]: row["b"]}
+        | {"size": f"{row['size']:.4g} {row['unit']}", "slice": row["slice"], "at": row["place"]}
+        for row in found["differences"]
+    ]
+    more = len(listed) - _MOST_LINES
+    return "\n".join(
+        [
+            f"{names[0]} and {names[1]}: {share}",
+            as_table(classes),
+            f"{found['total']} differences",
+            as_table(listed[:_MOST_LINES]),
+            *([f"and {more} more; --csv FILE or --json lists them"] if more > 0 else []),
+            *found["notes"],
+        ]
+    )
 
 
 @commands.command(
