@@ -71,7 +71,7 @@ STEPS = {
 }
 STARTS = {"fcn:16s": "fcn:32s", "fcn:8s": "fcn:16s"}  # stage by stage, as in the paper
 COLOUR = ("fcn", "segnet", "deeplab")
-REFINE = {"method": "guided"}
+REFINE = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
