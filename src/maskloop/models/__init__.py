@@ -56,7 +56,12 @@ LISTED = {
         (2,),
         ("xception65", "xception41", "xception71", "resnet50", "resnet101"),
     ),
-    "fcn": Listed("FCN on VGG-16 (Long 2015)", (2,), ("32s", "16s", "8s")),
+    "fcn": Listed(
+        "FCN on VGG-16 (Long 2015)",
+        (2,),
+        ("32s", "16s", "8s"),
+        recipes=dict.fromkeys(("32s", "16s", "8s"), ("paper",)),
+    ),
     "flows": Listed("Flows to object centres", (2,), ("small",), ("instance",)),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
     "maskrcnn": Listed("Mask R-CNN (torchvision)", (2,), ("v1", "v2"), ("instance",)),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_OF_UNIT = ("unit", "imagenet", "signed")  # rules for pixels of 0 to 1, as photographs are
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
 
 
@@ -132,7 +133,7 @@ def normalise(
         ``{"clip": [low, high], "mean": m, "std": s}`` (numbers, or one a channel; each part may be
         left out), ``{"percentile": [low, high]}`` (to 0 and 1, per channel, not clipped),
         ``"zscore"`` (per channel), ``"unit"`` (0 to 1 as photographs), ``"imagenet"`` (unit, then
-        ImageNet's mean and deviation); None changes nothing.
+        ImageNet's mean and deviation), ``"signed"`` (unit, then -1 to 1); None changes nothing.
 
     Raises
     ------
@@ -142,8 +143,10 @@ def normalise(
     axes = tuple(range(1, data.ndim))
     if rule is None:
         return data.astype(np.float32), ()
-    if rule in ("unit", "imagenet"):
+    if rule in _OF_UNIT:
         unit, notes = to_unit(data)
+        if rule == "signed":
+            return 2 * unit - 1, notes
         if rule == "imagenet":
             return _scaled(
                 unit, IMAGENET_MEAN[: data.shape[0]], IMAGENET_STD[: data.shape[0]]
@@ -162,7 +165,7 @@ def normalise(
         return _scaled(found, rule.get("mean", 0.0), rule.get("std", 1.0)), ()
     msg = (
         f"expected a rule of normalisation (clip/mean/std, percentile, 'zscore', 'unit', "
-        f"'imagenet'), got {rule!r}; correct the card's parameters"
+        f"'imagenet', 'signed'), got {rule!r}; correct the card's parameters"
     )
     raise InputError(msg)
 
@@ -251,7 +254,7 @@ def levelled(image: Image, card: ModelCard) -> tuple[Image, ModelCard, tuple[str
     """
     rule = card.parameters.get("normalise")
     notes: tuple[str, ...] = ()
-    if rule in ("unit", "imagenet") and image.data.dtype != np.uint8:
+    if rule in _OF_UNIT and image.data.dtype != np.uint8:
         data, notes = to_unit(image.data)
     elif rule == "zscore" or (isinstance(rule, Mapping) and "percentile" in rule):
         last = image.data if image.has_channels else image.data[..., None]
@@ -300,6 +303,10 @@ class DenseFamily:
         """Return class scores ``(n, k, *spatial)`` of a batch, before any softmax."""
         found: Tensor = network(images)
         return found
+
+    def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
+        """Return `logits`, to be looked at."""
+        return self.logits(network, images)
 
     def settles(self, card: ModelCard) -> bool:
         """Whether the highest score is not yet the answer: `settle` is to be asked."""

@@ -3,7 +3,8 @@
 Paper: J. Long, E. Shelhamer, T. Darrell, "Fully Convolutional Networks for Semantic Segmentation",
 CVPR 2015, section 4 and Fig. 3; E. Shelhamer, J. Long, T. Darrell, the same title, PAMI 2017.
 Sizes, paddings and crops as in the definitions that the authors released (BSD-2-Clause), written
-anew.
+anew. A training may begin with torchvision's VGG-16 (BSD-3-Clause, ImageNet), and the finer
+networks with a trained coarser one, as in section 4.2.
 Licence of the code: BSD-3-Clause.
 """
 
@@ -15,18 +16,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import UnknownNameError
+from maskloop.core.errors import InputError, UnknownNameError, WeightsError
+from maskloop.models.base import IGNORE, Batch, key_difference
 from maskloop.models.blocks import cropped, narrowed, start_he, vgg_stages
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from maskloop.core.labels import LabelTable
 
 _SCALES = {"32s": (64,), "16s": (4, 32), "8s": (4, 4, 16)}  # sides of the transposed convolutions
 _LAST_CROP = {"32s": 19, "16s": 27, "8s": 31}
 _SKIP_CROPS = (5, 9)  # of pool4's and pool3's scores
 _PAD = 100
+_FIRST = "stages.0.0.weight"
+_LEARNS = ("none", "steps", "all")
+# Section 4.3; the rate falls a hundredfold where skips are added (4.2). 175 epochs of the 8,498
+# pictures trained on are some 75,000 steps.
+_PAPER = {
+    "optimiser": "sgd",
+    "momentum": 0.9,
+    "rate": 1e-4,
+    "weight_decay": 5e-4,
+    "schedule": "constant",
+    "batch": 20,
+    "steps": 75_000,
+    "parameters": {"loss": "cross-entropy", "upsampling": "steps"},
+}
 
 
 def bilinear_kernel(side: int) -> Tensor:
@@ -59,9 +77,9 @@ class FCN(nn.Module):
         Times VGG's features (1.0 in the paper).
     hidden : int
         Features of fc6 and fc7 (4096 in the paper).
-    learns_upsampling : bool
-        Whether transposed convolutions are trained (the paper's text) or stay bilinear (the
-        networks the authors released).
+    upsampling : {"none", "steps", "all"}
+        Which transposed convolutions are trained: none (the networks the authors released), all
+        but the last (section 4.3 of the paper), or every one. All start linear.
     """
 
     def __init__(
@@ -72,7 +90,7 @@ class FCN(nn.Module):
         *,
         width: float = 1.0,
         hidden: int = 4096,
-        learns_upsampling: bool = False,
+        upsampling: str = "none",
     ) -> None:
         super().__init__()
         stages, taken = vgg_stages(width), channels
@@ -98,9 +116,11 @@ class FCN(nn.Module):
         for part in (self.score, *self.score_skips):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
+        *steps, last = _SCALES[variant]
         self.upscores = nn.ModuleList(
-            Upscore(classes, side, is_learnt=learns_upsampling) for side in _SCALES[variant]
+            Upscore(classes, side, is_learnt=upsampling != "none") for side in steps
         )
+        self.upscores.append(Upscore(classes, last, is_learnt=upsampling == "all"))
         self.last_crop = _LAST_CROP[variant]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,11 +140,44 @@ class FCN(nn.Module):
         return cropped(self.upscores[-1](x), size, offset=self.last_crop)
 
 
+def from_vgg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of torchvision's VGG-16 under our names.
+
+    Its first two linear layers become convolutions over the 7 x 7 features they were made for
+    (section 4.1: "convolutionalized"); the last one, of ImageNet's classes, has no part.
+    """
+    names = {"fc6": "classifier.0", "fc7": "classifier.3"}
+    place = 0
+    for number, stage in enumerate(vgg_stages()):
+        for layer in range(len(stage)):
+            names[f"stages.{number}.{2 * layer}"] = f"features.{place}"
+            place += 2
+        place += 1  # the pool
+    absent = [name for name in names.values() if f"{name}.weight" not in state]
+    if absent:
+        msg = (
+            f"expected the tensors of torchvision's vgg16, got none of {', '.join(absent)}; give "
+            f"the file of all its layers"
+        )
+        raise WeightsError(msg)
+    found = {
+        f"{ours}.{part}": state[f"{theirs}.{part}"]
+        for ours, theirs in names.items()
+        for part in ("weight", "bias")
+    }
+    # Linear layers saw the features channel by channel, each row by row.
+    for name, side in (("fc6", 7), ("fc7", 1)):
+        weight = found[f"{name}.weight"]
+        found[f"{name}.weight"] = weight.reshape(len(weight), -1, side, side)
+    return found
+
+
 class FCNFamily(DenseFamily):
     """FCN of three strides.
 
-    `card.parameters`: ``width`` (1.0), ``hidden`` (4096, times ``width``), ``learns_upsampling``
-    (False).
+    `card.parameters`: ``width`` (1.0), ``hidden`` (4096, times ``width``), ``upsampling``
+    (``"none"``, see `FCN`), ``loss`` (``"cross-entropy"`` as in the paper; Dice plus cross-entropy
+    where not told).
     """
 
     name = "fcn"
@@ -154,6 +207,7 @@ class FCNFamily(DenseFamily):
                 "tile": [512, 512],
                 "whole": 1024 * 1024,
                 "heads": ["score", "score_skips", "upscores"],
+                "recipes": {"paper": {**_PAPER, "rate": 1e-4 if variant == "32s" else 1e-6}},
             },
         )
 
@@ -161,6 +215,12 @@ class FCNFamily(DenseFamily):
         """Return the network with random weights; score layers zero, as in the paper."""
         if card.variant not in _SCALES:
             raise UnknownNameError.of(f"variant of {self.name}", card.variant, list(_SCALES))
+        upsampling = str(card.parameters.get("upsampling", "none"))
+        if upsampling not in _LEARNS:
+            msg = (
+                f"expected upsampling to be one of {_LEARNS}, got {upsampling!r}; correct the card"
+            )
+            raise InputError(msg)
         width = float(card.parameters.get("width", 1.0))
         return FCN(
             card.channels,
@@ -168,8 +228,46 @@ class FCNFamily(DenseFamily):
             card.variant,
             width=width,
             hidden=narrowed(int(card.parameters.get("hidden", 4096)), width),
-            learns_upsampling=bool(card.parameters.get("learns_upsampling", False)),
+            upsampling=upsampling,
         )
+
+    def begin(self, card: ModelCard, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network of `card` with VGG-16's features, or a coarser network's.
+
+        Scores of skips that the coarser one lacks are zero: they change nothing until they are
+        trained.
+        """
+        network = self.build(card)
+        own = network.state_dict()
+        if "features.0.weight" in state:
+            state = from_vgg(state)
+            if card.channels == 1:
+                # Grey stands for three equal channels.
+                state[_FIRST] = state[_FIRST].sum(1, keepdim=True)
+            left: tuple[str, ...] = ("score", "upscores")
+        else:
+            # The last step of a coarser network is none of a finer one: sizes differ.
+            other = {k for k in state if k in own and own[k].shape != state[k].shape}
+            state = {k: v for k, v in state.items() if not (k in other and "upscores" in k)}
+            left = ("score_skips", "upscores")
+        begun = {**{k: v for k, v in own.items() if k.startswith(left)}, **state}
+        words = key_difference(own, begun)
+        if words:
+            msg = (
+                f"expected VGG-16 or a coarser FCN of the widths and classes of {card.name!r}, but "
+                f"the tensors differ:\n{words}\nstart from other weights"
+            )
+            raise WeightsError(msg)
+        network.load_state_dict(begun, strict=True)
+        return network
+
+    def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
+        """Return Dice plus cross-entropy, or the cross-entropy alone where the card says so."""
+        from maskloop.ops.losses import cross_entropy
+
+        if card.parameters.get("loss") != "cross-entropy":
+            return super().train_step(network, batch, card=card)
+        return cross_entropy(self.logits(network, batch.images), batch.ids, ignore=IGNORE)
 
 
 FAMILY = FCNFamily()
