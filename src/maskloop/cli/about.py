@@ -27,12 +27,18 @@ def info(path: str, as_json: bool) -> None:
     answer(found, info_text(found) or as_lines(found), as_json=as_json)
 
 
-@commands.command(epilog=example("maskloop models", "maskloop models --json"))
+@commands.group(
+    epilog=example("maskloop models", "maskloop models --json", "maskloop models inspect unet"),
+    invoke_without_command=True,
+)
 @json_option
-def models(as_json: bool) -> None:
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
     """List the models: shipped, fetched, to be fetched, and your own."""
     from maskloop.desk.catalogue import list_models
 
+    if context.invoked_subcommand is not None:
+        return
     with working():
         found = list_models()
     rows = [_model_row(row) for row in found]
@@ -52,6 +58,75 @@ def _model_row(row: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON-ready val
         "weights": row["reason"] or row["state"],
         "proof": row["proof"],
     }
+
+
+class Sizes(click.Command):
+    """A command whose ``--size`` takes two or three numbers, or one for all axes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the numbers that follow ``--size`` into the one value that click expects."""
+        joined: list[str] = []
+        left = list(args)
+        while left:
+            word = left.pop(0)
+            if word == "--size":
+                numbers = []
+                while left and left[0].isdecimal():
+                    numbers.append(left.pop(0))
+                joined += [word, *(["x".join(numbers)] if numbers else [])]
+            else:
+                joined.append(word)
+        return super().parse_args(ctx, joined)
+
+
+def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    words = value.split("x") if value else []
+    if not all(word.isdecimal() for word in words) or len(words) > 3:
+        msg = f"expected whole numbers H W or D H W, got {value!r}; such as --size 512 512"
+        raise click.BadParameter(msg)
+    return tuple(int(word) for word in words)
+
+
+@models.command(
+    cls=Sizes,
+    epilog=example(
+        "maskloop models inspect fcn --variant 8s --classes 21",
+        "maskloop models inspect unet --variant residual3d --size 96 96 96 --json",
+    ),
+)
+@click.argument("family")
+@click.option("--variant", default="", metavar="NAME", help="The first named if left out.")
+@click.option(
+    "--classes", type=click.IntRange(min=1), help="Outputs, the background being one of them."
+)
+@click.option("--channels", type=click.IntRange(min=1), help="Of the input.")
+@click.option(
+    "--size", callback=_size, metavar="[D] H W", help="Of the input; its window if left out."
+)
+@json_option
+def inspect(
+    family: str,
+    variant: str,
+    classes: int | None,
+    channels: int | None,
+    size: tuple[int, ...],
+    as_json: bool,
+) -> None:
+    """Build a network with random weights: its parameters, multiply-adds, memory and layers."""
+    from maskloop.desk.inspect import inspect_family
+
+    with working():
+        found = inspect_family(
+            family, variant=variant, classes=classes, channels=channels, size=size
+        )
+    shown = {
+        "parameters": f"{found['parameters']:,}",
+        "multiply-adds": f"{found['gmac']:.2f} x 10^9",
+        "output": " x ".join(map(str, found["output_shape"])),
+        "memory of a pass": f"{found['memory_mb']:.1f} MB",
+        "layers": found["layers"],
+    }
+    answer(found, as_lines(shown), as_json=as_json)
 
 
 @commands.command(epilog=example("maskloop formats"))

@@ -95,6 +95,11 @@ class LiverFamily:
         """Return both networks with the weights in `files`."""
         return base.load_strict(self.build(card), files, name=card.name)
 
+    def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
+        """Return the logits of the network that `card` trains."""
+        found: Tensor = getattr(network, card.variant)(images)
+        return found
+
     def segment(
         self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
     ) -> Segmentation:
