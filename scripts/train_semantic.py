@@ -63,12 +63,12 @@ NARROW: dict[str, dict[str, Any]] = {
 }
 STEPS = {
     "deeplab:xception65": 900,
-    "fcn:32s": 250,
-    "fcn:16s": 250,
-    "fcn:8s": 500,
-    "segnet:vgg16": 400,
-    "unet:2015": 700,
-    "patchnet:n4": 400,
+    "fcn:32s": 200,
+    "fcn:16s": 150,
+    "fcn:8s": 450,
+    "segnet:vgg16": 300,
+    "unet:2015": 550,
+    "patchnet:n4": 300,
 }
 STARTS = {"fcn:16s": "fcn:32s", "fcn:8s": "fcn:16s"}  # stage by stage, as in the paper
 COLOUR = ("fcn", "segnet", "deeplab")
