@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     epilog=example(
         "maskloop predict ct.nii.gz -m liver-tumour -o mask.nii.gz",
         "maskloop predict scans/*.nii.gz -m liver-tumour -o masks --device cuda",
+        "maskloop predict photo.png -m MODEL -o classes.png --refine --probabilities chances.npz",
     )
 )
 @click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE...")
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 @click.option(
     "--low", type=float, default=0.1, show_default=True, help="Probability where candidates begin."
 )
+@click.option("--refine", is_flag=True, help="Draw borders to the picture's edges close by.")
+@click.option(
+    "--probabilities", type=click.Path(), help="A .npz file for one image, else a folder of them."
+)
 @choices_options
 @json_option
 def predict(
@@ -51,6 +56,8 @@ def predict(
     overwrite: bool,
     candidates: str | None,
     low: float,
+    refine: bool,
+    probabilities: str | None,
     choices: Choices,
     as_json: bool,
 ) -> int:
@@ -71,6 +78,8 @@ def predict(
             choices=choices,
             worklist=candidates,
             low=low,
+            refine=refine or None,
+            probabilities=probabilities,
         )
     failed = [outcome for outcome in outcomes if not outcome.is_done]
     for outcome in failed:

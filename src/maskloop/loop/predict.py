@@ -23,6 +23,7 @@ from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
+from maskloop.desk.probabilities import ProbabilityFiles
 from maskloop.desk.worklists import Worklists
 from maskloop.formats.base import receipt_of
 from maskloop.formats.verify import Receipt
@@ -32,10 +33,13 @@ from maskloop.ops.candidates import LOW, Sieve
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
+
     from maskloop.core.review import Candidate
     from maskloop.formats.base import Choices
-    from maskloop.models.base import Segmentation
     from maskloop.models.cards import ModelCard
+    from maskloop.ops.guided import Refinement
 
 _ONE_IMAGE = (InputError, StorageError, MissingFileError, DeviceError, VerificationError)
 
@@ -61,6 +65,9 @@ class Prediction:
     candidates : tuple of Candidate, optional
         What the model nearly drew, the likeliest first. None where nobody asked, or the model
         gives no probabilities.
+    probabilities : float32 array ``(1 + labels, *shape)``, optional
+        Of the background and of each label in order of id, on the image's grid; they sum to 1.
+        Only where asked for.
     """
 
     mask: Mask
@@ -69,6 +76,7 @@ class Prediction:
     seconds: float
     notes: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] | None = None
+    probabilities: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +189,26 @@ class Predictor:
         job: Job | None = None,
         *,
         candidates: bool | float | Sieve = False,
+        refine: bool | int | Refinement | None = None,
+        probabilities: bool = False,
     ) -> Prediction:
-        """Return what the model finds in one image; `candidates` as for `predict`.
+        """Return what the model finds in one image; what else may be asked is as for `predict`.
 
         Raises
         ------
         InputError
-            If the network cannot be shown such an image: a time axis, too few axes, channels.
+            If the network cannot be shown such an image: a time axis, too few axes, channels. If
+            the model cannot be refined, or tells no probabilities.
         DeviceError
             If memory ran out on every rung of the ladder.
         Cancelled
             If the job was stopped.
         """
+        from maskloop.models.answers import answer, refined
+
         job = job or Job()
+        card = refined(self.card, refine)
         image = _loaded(image, job)
-        card = self.card
         why_not = card.why_not(
             ndim=image.geometry.ndim,
             channels=image.channels,
@@ -207,7 +220,16 @@ class Predictor:
         sieve = Sieve.of(candidates)
         told = len(job.notes)
         start = time.perf_counter()
-        found = self._segment(image, job, wants_chances=sieve is not None)
+        found = answer(
+            self._family,
+            self._network,
+            image,
+            card=card,
+            device=self.device,
+            job=job,
+            wants_chances=sieve is not None,
+            wants_probabilities=probabilities,
+        )
         mask = Mask.like(image, found.ids, _signed(found.labels, card.name))
         notes = [*found.notes, *job.notes[told:]]
         listed = None
@@ -229,17 +251,9 @@ class Predictor:
                 f"them"
             )
         words = tuple(dict.fromkeys(notes))
-        return Prediction(mask, card.name, self.device.name, seconds, words, listed)
-
-    def _segment(self, image: Image, job: Job, *, wants_chances: bool) -> Segmentation:
-        from maskloop.models.base import GivesChances
-
-        family = self._family
-        if wants_chances and isinstance(family, GivesChances):
-            segment = family.segment_with_chances
-        else:
-            segment = family.segment
-        return segment(self._network, image, card=self.card, device=self.device, job=job)
+        return Prediction(
+            mask, card.name, self.device.name, seconds, words, listed, found.probabilities
+        )
 
 
 def predict(
@@ -248,6 +262,8 @@ def predict(
     *,
     device: str = "auto",
     candidates: bool | float | Sieve = False,
+    refine: bool | int | Refinement | None = None,
+    probabilities: bool = False,
     job: Job | None = None,
 ) -> Prediction:
     """Segment one image.
@@ -263,6 +279,12 @@ def predict(
     candidates : bool, float or Sieve
         Whether to list what the model nearly drew (`Prediction.candidates`); a number is the
         probability to begin at, 0.1 where only asked.
+    refine : bool, int or Refinement, optional
+        Whether to draw borders to edges of the picture that lie close by (guided filter); a number
+        is the radius of its windows in voxels. None leaves it to the model's card.
+    probabilities : bool
+        Whether to keep the probability of every class at every voxel (`Prediction.probabilities`):
+        four bytes each.
     job : Job, optional
         Progress and cancel.
 
@@ -278,7 +300,9 @@ def predict(
     """
     job = job or Job()
     image = _loaded(image, job)
-    return Predictor(model, device, job=job).predict(image, job, candidates=candidates)
+    return Predictor(model, device, job=job).predict(
+        image, job, candidates=candidates, refine=refine, probabilities=probabilities
+    )
 
 
 def predict_all(
@@ -292,6 +316,8 @@ def predict_all(
     choices: Choices | None = None,
     worklist: Path | str | None = None,
     low: float = LOW,
+    refine: bool | int | Refinement | None = None,
+    probabilities: Path | str | None = None,
 ) -> list[Outcome]:
     """Segment images and write the masks, each read back and compared before it stands.
 
@@ -315,6 +341,11 @@ def predict_all(
         A JSON file to list what the model nearly drew, image by image.
     low : float
         The probability from which a voxel is listed there.
+    refine : bool, int or Refinement, optional
+        As for `predict`.
+    probabilities : path, optional
+        A ``.npz`` file for those of one image, else a folder, which gets one named after each mask;
+        see `maskloop.desk.probabilities`.
 
     Returns
     -------
@@ -333,10 +364,17 @@ def predict_all(
 
     job = job or Job()
     card = find_card(model) if isinstance(model, str) else model
+    if refine is not None:
+        from maskloop.models.answers import refined
+
+        card = refined(card, refine)
     targets = _targets([Path(p) for p in images], card, Path(out))
     predictor: Predictor | None = None
     outcomes = []
     lists = None if worklist is None else Worklists.of(Path(worklist), card.name, low)
+    files = (
+        None if probabilities is None else ProbabilityFiles.of(Path(probabilities), len(targets))
+    )
     for image, target in job.track(list(targets.items()), "images"):
         try:
             about = _about(image, card, choices)
@@ -344,14 +382,14 @@ def predict_all(
         except (InputError, StorageError, MissingFileError) as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
             continue
-        if kept is not None and (lists is None or lists.knows(kept)):
+        if kept is not None and all(k is None or k.knows(kept) for k in (lists, files)):
             outcomes.append(Outcome(image, target, "skipped", receipt=kept))
             continue
         # Outside the reach of one image's failure: without the model none can succeed.
         predictor = predictor or Predictor(card, device, job=job)
         try:
             sieve = None if lists is None else Sieve(low)
-            done = _predict_one(predictor, image, target, about, choices, job, sieve)
+            done = _predict_one(predictor, image, target, about, choices, job, sieve, files)
         except _ONE_IMAGE as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
             continue
@@ -369,12 +407,17 @@ def _predict_one(
     choices: Choices | None,
     job: Job,
     sieve: Sieve | None,
+    files: ProbabilityFiles | None,
 ) -> Outcome:
     from maskloop.loop.export import export
 
     pixels = _loaded(image, job, choices)
-    found = predictor.predict(pixels, job, candidates=sieve or False)
+    found = predictor.predict(
+        pixels, job, candidates=sieve or False, probabilities=files is not None
+    )
     receipt = export(found.mask, target, image=pixels, job=job)
+    if files is not None and found.probabilities is not None:
+        files.put(receipt, found.mask, found.probabilities)
     told = {**about, "device": found.device, "seconds": round(found.seconds, 3)}
     _note_in_receipt(target, {**told, "notes": list(found.notes)})
     return Outcome(

@@ -46,6 +46,8 @@ class Segmentation:
         Voxels that a second object also claimed and did not get.
     chances : Chances, optional
         How likely things are where they were not drawn; only from `GivesChances`.
+    probabilities : float32 array, optional
+        As from `GivesProbabilities`; only where they were asked for.
     """
 
     ids: npt.NDArray[Any]  # Any: the narrowest unsigned type that fits
@@ -53,6 +55,7 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     lost: int = 0
     chances: Chances | None = None
+    probabilities: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,6 +187,25 @@ class GivesProbabilities(Protocol):
         They sum to 1, and the largest is what `Family.segment` draws; where the network works on
         another grid, but for voxels on a border, which labels decide by a vote of their own.
         """
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A family that refines its probabilities by itself, as a card's ``refine`` says."""
+
+    def settles(self, card: ModelCard) -> bool:
+        """Whether the highest score is not yet the answer: `settle` is to be asked."""
+        ...
+
+    def settle(
+        self,
+        chances: npt.NDArray[np.float32],
+        data: npt.NDArray[np.float32],
+        *,
+        card: ModelCard,
+    ) -> npt.NDArray[np.float32]:
+        """Return probabilities ``(k, *spatial)`` that also heed what is around a voxel."""
         ...
 
 

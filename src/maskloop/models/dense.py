@@ -246,6 +246,10 @@ def slices_of(image: Image) -> tuple[int, list[Image]]:
     return axis, planes
 
 
+def _slice_note(planes: Sequence[Image], axis: int) -> str:
+    return f"2D network: {len(planes)} slices along axis {axis} one by one"
+
+
 def levelled(image: Image, card: ModelCard) -> tuple[Image, ModelCard, tuple[str, ...]]:
     """Return a volume, and the card for its slices, so that grey means the same in all of them.
 
@@ -371,7 +375,7 @@ class DenseFamily:
             found.append(ids)
             if chances is not None:
                 codes.append(chances.codes)
-        note = f"2D network: {len(planes)} slices along axis {axis} one by one"
+        note = _slice_note(planes, axis)
         ids = np.moveaxis(np.stack(found), 0, axis)
         chances = Chances(np.moveaxis(np.stack(codes), 0, axis), things) if codes else None
         return Segmentation(ids, card.labels, (note, *notes, *more), chances=chances)
@@ -449,24 +453,27 @@ class DenseFamily:
         """
         require_usable(image, card)
         if image.geometry.ndim == card.ndim:
-            return self._probabilities_one(network, image, card, device, job)
-        image, card, _ = levelled(image, card)
-        axis, planes = slices_of(image)
-        found = np.empty((len(card.labels) + 1, *image.geometry.shape), np.float32)
-        for target, plane in zip(
-            np.moveaxis(found, axis + 1, 0), job.track(planes, "slices"), strict=True
-        ):
-            target[...] = self._probabilities_one(network, plane, card, device, job)
+            found, notes = self._probabilities_one(network, image, card, device, job)
+        else:
+            image, card, notes = levelled(image, card)
+            axis, planes = slices_of(image)
+            found = np.empty((len(card.labels) + 1, *image.geometry.shape), np.float32)
+            slices = np.moveaxis(found, axis + 1, 0)
+            for number, plane in enumerate(job.track(planes, "slices")):
+                slices[number], more = self._probabilities_one(network, plane, card, device, job)
+            notes = (_slice_note(planes, axis), *notes, *more)
+        for note in notes:
+            job.say(note)
         return found
 
     def _probabilities_one(
         self, network: nn.Module, image: Image, card: ModelCard, device: Device, job: Job
-    ) -> npt.NDArray[np.float32]:
+    ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         posed = pose(image, card)
         chances = self._chances(network, posed.data, card, device, job)
         if chances.shape[1:] != posed.turned.shape:
             chances = np.stack([resample.linear(one, posed.turned.shape) for one in chances])
-        return np.ascontiguousarray([posed.unturn(one) for one in chances])
+        return np.ascontiguousarray([posed.unturn(one) for one in chances]), posed.notes
 
     def _chances(
         self,
