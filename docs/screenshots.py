@@ -232,9 +232,35 @@ def tools(viewer: Any, panel: Any, folder: Path) -> None:
     save(viewer, "tools")
 
 
+def compare(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw a model beside the true labels of a drawn CT: agreement map, legend, differences."""
+    _, mask = viewer.open_sample("napari-maskloop", "phantom-ct-with-mask")
+    only(panel, panel.compare)
+    panel.compare.a.choose(f"layer: {mask.name}")
+    panel.compare.b.choose("phantom-liver")
+    panel.compare.run.click()
+    settle(panel)
+    panel.load.windows["Liver"].click()
+    panel.compare.list.selectRow(1)
+    viewer.scene.camera.zoom *= 1.8
+    wait(lambda: False, 0.5)
+    save(viewer, "compare")
+
+
 SCENES = {
     scene.__name__: scene
-    for scene in (window, nuclei, export, train, views, letters, objects, review, tools)
+    for scene in (
+        window,
+        nuclei,
+        export,
+        train,
+        views,
+        letters,
+        objects,
+        review,
+        tools,
+        compare,
+    )
 }
 
 

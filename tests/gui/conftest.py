@@ -39,6 +39,7 @@ def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 def fake_models(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts a fake model into the menu."""
     monkeypatch.setitem(FAMILIES.entries, "fake", "tests.gui.fake_family:FAMILY")
+    monkeypatch.setitem(FAMILIES.entries, "likely", "tests.gui.fake_family:LIKELY")
 
     def add(name: str, **options: Any) -> None:
         save_fake(tmp_path, name, **options)

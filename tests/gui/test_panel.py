@@ -615,8 +615,10 @@ def test_training_shows_its_curve_its_verdict_and_a_new_model(
 
     asked = {}
 
-    def fake_train(cases: Any, base: str, name: str, *, steps: int | None, job: Any) -> Any:
-        asked.update(cases=cases, base=base, name=name, steps=steps)
+    def fake_train(
+        cases: Any, base: str, name: str, *, steps: int | None, recipe: str, job: Any
+    ) -> Any:
+        asked.update(cases=cases, base=base, name=name, steps=steps, recipe=recipe)
         for step in range(1, 4):
             job.report("train", step, 3, note=f"loss={1 / step} held_out_dice:tumour=0.{step}")
         fake_models("taught", ndim=3)
@@ -652,6 +654,7 @@ def test_training_shows_its_curve_its_verdict_and_a_new_model(
 
     ((seen, mask),) = asked["cases"]
     assert (asked["base"], asked["name"], asked["steps"]) == ("fake3d", "taught", 3)
+    assert asked["recipe"] == ""
     assert seen.geometry.matches(ct().geometry)
     assert (mask.data == 2).sum() == 32
     assert [step for step, _ in panel.train.curve.loss] == [1, 2, 3]
@@ -660,3 +663,73 @@ def test_training_shows_its_curve_its_verdict_and_a_new_model(
     assert "one case is no proof" in panel.train.verdict.text()
     assert panel.predict.model.findText("taught") >= 0
     assert panel.train.base.findText("taught") >= 0
+    panel.train.name.setText("")
+    panel.train.base.choose("segnet:vgg16")
+    assert panel.train.name.text() == "segnet-vgg16-mine"
+    panel.train.recipe.setCurrentText("paper")
+    panel.train.run.click()
+    settle(panel)
+    assert (asked["base"], asked["recipe"]) == ("segnet:vgg16", "paper")
+
+
+def test_probabilities_become_hidden_layers_in_the_place_of_the_image(
+    window: Any, fake_models: Callable[..., None], settle: Settle
+) -> None:
+    viewer, panel = window
+    fake_models("likely", ndim=3, how="likely")
+    panel.predict.refill()
+    image = add_ct(viewer)
+    panel.predict.choose("likely")
+    panel.predict.chances.setChecked(True)
+    for _ in range(2):
+        panel.predict.run.click()
+        settle(panel)
+    names = [x.name for x in viewer.layers]
+    title = "ct_likely probability"
+    assert sorted(names) == sorted(["ct", "ct_likely", f"{title}: liver", f"{title}: tumour"])
+    assert names[-1] == "ct_likely"
+    liver = layer_named(viewer, f"{title}: liver")
+    assert not liver.visible
+    assert np.array_equal(liver.data == np.float32(0.75), image.data == 70)
+    assert np.array_equal(liver.scale, image.scale)
+    assert np.array_equal(liver.translate, image.translate)
+    assert layers.bare(viewer.layers.selection.active) is layer_named(viewer, "ct_likely")
+
+
+def test_objects_are_neither_refined_nor_likely(
+    window: Any, fake_models: Callable[..., None]
+) -> None:
+    viewer, panel = window
+    fake_models("cells", ndim=3, task="instance")
+    panel.predict.refill()
+    add_ct(viewer)
+    panel.predict.choose("cells")
+    assert not panel.predict.refine.isEnabled()
+    assert "one by one" in panel.predict.chances.toolTip()
+    panel.predict.choose("fake3d")
+    assert panel.predict.refine.isEnabled()
+
+
+def test_the_edges_are_followed_where_asked(
+    window: Any, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import maskloop.loop.predict as verb
+
+    asked = []
+    plain = verb.Predictor.predict
+
+    def predict(self: Any, image: Any, job: Any, **told: Any) -> Any:
+        asked.append((told["refine"], told["probabilities"]))
+        return plain(self, image, job, **told)
+
+    monkeypatch.setattr(verb.Predictor, "predict", predict)
+    viewer, panel = window
+    add_ct(viewer)
+    panel.predict.choose("fake3d")
+    panel.predict.run.click()
+    settle(panel)
+    panel.predict.refine.setChecked(True)
+    panel.predict.run.click()
+    settle(panel)
+    assert asked == [(None, False), (True, False)]
+    assert layer_named(viewer, "ct_fake3d").data.any()

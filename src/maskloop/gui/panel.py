@@ -1,4 +1,4 @@
-"""The dock: a section for each verb, the objects and the review, over one line of words."""
+"""The dock: a section for each verb, objects, review and comparison, over a line of words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from maskloop.gui.host import Host
 from maskloop.gui.section import Section
+from maskloop.gui.sections.compare import CompareSection
 from maskloop.gui.sections.correct import CorrectSection
 from maskloop.gui.sections.export import ExportSection
 from maskloop.gui.sections.load import LoadSection
@@ -31,7 +32,7 @@ _STYLE = """
 
 
 class Panel(QWidget):
-    """Load, predict, correct with objects and review, export, train.
+    """Load, predict, correct with objects and review, compare, export, train.
 
     Parameters
     ----------
@@ -48,6 +49,7 @@ class Panel(QWidget):
         self.correct = CorrectSection(self.host)
         self.objects = ObjectsSection(self.host)
         self.review = ReviewSection(self.host)
+        self.compare = CompareSection(self.host)
         self.export = ExportSection(self.host)
         self.train = TrainSection(self.host)
         self._upright = Upright(viewer, self.load.chosen_convention)
@@ -80,7 +82,7 @@ class Panel(QWidget):
     def sections(self) -> tuple[Section, ...]:
         """The parts, in the order of the loop; what opens only when wanted is closed at first."""
         correcting = self.load, self.predict, self.correct, self.objects, self.review
-        return *correcting, self.export, self.train
+        return *correcting, self.compare, self.export, self.train
 
 
 class _Column(QScrollArea):

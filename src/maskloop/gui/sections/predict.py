@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QSpinBox
 
 from maskloop import __version__
 from maskloop.core.case import Change
 from maskloop.core.job import Job
-from maskloop.core.labels import LabelTable
-from maskloop.core.mask import Mask
 from maskloop.gui import layers, model_step
 from maskloop.gui.choices import slim
 from maskloop.gui.host import Host, setting
+from maskloop.gui.legend import Legend
+from maskloop.gui.menus import ModelMenu, Row, about, short
+from maskloop.gui.results import Wanted, add_chances, result_layer
 from maskloop.gui.runner import Run
 from maskloop.gui.section import Section, beside, tipped, words
 from maskloop.gui.tips import TIPS
@@ -28,25 +27,14 @@ CHANNELS = ("all colours", "red", "green", "blue", "alpha")
 FIRST = {2: ("nuclei",), 3: ("liver-tumour", "phantom-liver")}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Wanted:
-    """What one press of Run asked for; layers are looked up again when the answer comes."""
-
-    image: Any  # Any: a napari layer
-    model: str
-    frame: layers.Frame
-    name: str
-
-
 class PredictSection(Section):
     """The model menu and its Run."""
 
     def __init__(self, host: Host) -> None:
         super().__init__("Predict", is_open=True)
         self._host = host
-        self._models: list[dict[str, Any]] = []  # Any: plain JSON values
         self._was_chosen = False
-        self.model = tipped(slim(QComboBox()), TIPS["model"])
+        self.model = tipped(ModelMenu(), TIPS["model"])
         self.refresh = tipped(QPushButton("\N{CLOCKWISE OPEN CIRCLE ARROW}"), TIPS["refresh"])
         self.refresh.setMaximumWidth(32)
         self.device = tipped(slim(QComboBox()), TIPS["device"])
@@ -68,6 +56,12 @@ class PredictSection(Section):
         self.rows_of_form.addRow("Device", self.device)
         self.candidates = tipped(QCheckBox("List what it nearly drew"), TIPS["list_candidates"])
         self.candidates.setChecked(True)
+        self.refine = tipped(QCheckBox("Follow the edges of the picture"), TIPS["refine"])
+        self.chances = tipped(QCheckBox("Keep probabilities as layers"), TIPS["chances"])
+        self.legend = Legend(host.viewer)
+        self.show_legend = tipped(QCheckBox("Legend in the picture"), TIPS["legend"])
+        self.show_legend.setChecked(True)
+        self.show_legend.toggled.connect(self._show_or_hide_legend)
         self.about = words()
         self.reason = words()
         self.reason.setStyleSheet("color: #ffcf66; background: transparent;")
@@ -76,7 +70,8 @@ class PredictSection(Section):
         self.gpu = words()
         self.gpu.setStyleSheet("color: #ffcf66; background: transparent;")
         self.gpu.hide()
-        for widget in (self.candidates, self.about, self.gpu, self.reason, self.run):
+        boxes = (self.candidates, self.refine, self.chances, self.show_legend)
+        for widget in (*boxes, self.about, self.gpu, self.reason, self.run):
             self.rows.addWidget(widget)
         self.run.clicked.connect(self.start)
         self.refresh.clicked.connect(self.refill)
@@ -113,28 +108,19 @@ class PredictSection(Section):
     @property
     def chosen(self) -> dict[str, Any] | None:  # Any: plain JSON values
         """The chosen model's row of `list_models`, or None."""
-        index = self.model.currentIndex()
-        return self._models[index] if 0 <= index < len(self._models) else None
+        return self.model.chosen
 
     def refill(self) -> None:
         """Read the models again, keeping the choice."""
         from maskloop.desk.catalogue import list_models
 
-        kept = self.model.currentText()
-        self._models = [m for m in list_models() if m["state"] != "no weights"]
-        before = self.model.blockSignals(True)
-        self.model.clear()
-        for number, model in enumerate(self._models):
-            self.model.addItem(model["name"])
-            self.model.setItemData(number, about(model), Qt.ItemDataRole.ToolTipRole)
-        self.model.setCurrentText(kept)
-        self.model.blockSignals(before)
+        self.model.show_models(list_models())
         self._image_changed()
 
     def choose(self, name: str) -> None:
         """Choose a model by name, as a person does."""
         self._was_chosen = True
-        self.model.setCurrentText(name)
+        self.model.choose(name)
 
     def start(self) -> None:
         """Run the chosen model on the chosen image."""
@@ -145,7 +131,10 @@ class PredictSection(Section):
         wanted = Wanted(layer, name, self._frame(), f"{layer.name}_{name}")
         seen = layers.capture(layer, frame=wanted.frame, channel=self._channel(layer))
 
-        has_candidates = self.candidates.isChecked() and not wanted.frame
+        is_whole = not wanted.frame
+        has_candidates = self.candidates.isChecked() and is_whole
+        has_chances = self.chances.isEnabled() and self.chances.isChecked() and is_whole
+        is_refined = self.refine.isEnabled() and self.refine.isChecked()
 
         def work(job: Job) -> Any:  # Any: a Prediction and facts; its type would import the loop
             from maskloop.desk.draft import facts
@@ -154,13 +143,23 @@ class PredictSection(Section):
 
             spare_a_core()
             predictor = Predictor(name, device, job=job)
-            found = predictor.predict(seen.image(), job, candidates=has_candidates)
+            found = predictor.predict(
+                seen.image(),
+                job,
+                candidates=has_candidates,
+                refine=True if is_refined else None,  # None: as its card says
+                probabilities=has_chances,
+            )
             return found, {**facts(found, predictor.card), "version": __version__}
 
         self._host.start(work, name, lambda found: self._show(wanted, *found))
 
+    def _show_or_hide_legend(self, is_wanted: bool) -> None:
+        self.legend.is_wanted = is_wanted
+
     def release(self) -> None:
         """Stop listening to the viewer."""
+        self.legend.release()
         if self._gpu_run is not None:
             self._gpu_run.stop()
         self._host.viewer.dims.events.current_step.disconnect(self._follow_slider)
@@ -169,6 +168,8 @@ class PredictSection(Section):
         mask = found.mask.checked()
         target = result_layer(self._host.viewer, wanted, mask)
         self._host.labels.choose(target)
+        if found.probabilities is not None:
+            add_chances(self._host.viewer, wanted, found)
         editor = self._host.editors.of(target)
         if editor is None:
             layers.set_table(target, mask.labels)
@@ -216,12 +217,11 @@ class PredictSection(Section):
 
     def _propose(self, layer: Any) -> None:  # Any: a napari layer
         ndim = layers.placement_of(layer).geometry.ndim
-        usable = [m for m in self._models if m["state"] != "broken"]
-        ready = [m["name"] for m in usable if m["state"] == "present"]
-        fitting = [m["name"] for m in usable if ndim in m["ndim"]]
+        fitting = [m for m in self.model.models if ndim in m["ndim"] and m["state"] != "broken"]
+        ready = [m["name"] for m in fitting if m["state"] == "present"]
         first = [n for n in FIRST[ndim] if n in ready]
-        for name in (*first, *(n for n in fitting if n in ready), *fitting):
-            self.model.setCurrentText(name)
+        for name in (*first, *ready, *(m["name"] for m in fitting)):
+            self.model.choose(name)
             return
 
     def _problem(self) -> str:
@@ -249,9 +249,10 @@ class PredictSection(Section):
         self.reason.setVisible(bool(problem or hint))
         self.run.setEnabled(not problem)
         self.run.setToolTip(problem or TIPS["run"])
-        self.about.setText("" if model is None else _short(model))
+        self.about.setText("" if model is None else short(model))
         if model is not None:
             self.model.setToolTip(about(model))
+        self._offer_classes_only(model)
         has_both = layer is not None and model is not None and _is_sliced(layer, model)
         self.rows_of_form.setRowVisible(self.extent, has_both)
         self._show_frames(layer, 0 if problem and not self._host.is_busy else self._extra())
@@ -264,6 +265,14 @@ class PredictSection(Section):
             and not self.channel.currentIndex()
         ):
             self.channel.setCurrentIndex(1)
+
+    def _offer_classes_only(self, model: Row | None) -> None:
+        """Offer what only models of classes can do where such a one is chosen."""
+        is_offered = model is None or model["task"] != "instance"
+        for box, tip in ((self.refine, "refine"), (self.chances, "chances")):
+            box.setEnabled(is_offered)
+            why = "" if is_offered else " Not for models that find objects one by one."
+            box.setToolTip(f"{TIPS[tip]}{why}")
 
     def _show_frames(self, layer: Any, extra: int) -> None:  # Any: a napari layer
         for number, spin in enumerate(self.frames):
@@ -300,23 +309,6 @@ class PredictSection(Section):
         return chosen - 1 if layer.rgb and chosen > 0 else None
 
 
-def result_layer(viewer: Any, wanted: Wanted, mask: Mask) -> Any:  # Any: napari is untyped
-    """Return the layer that a model's result goes into; make an empty one if there is none."""
-    from napari.layers import Layer
-
-    base = wanted.image
-    known = [layers.bare(x) for x in viewer.layers if x.name == wanted.name]
-    fitting = [x for x in known if layers.same_grid(x, base) and x.editable]
-    if fitting:
-        target = fitting[0]
-    else:
-        data, options, kind = layers.blank_like(base, LabelTable(), wanted.name)
-        room = layers.blank_like(base, mask.labels, wanted.name)[0].dtype
-        target = layers.bare(viewer.add_layer(Layer.create(data.astype(room), options, kind)))
-    viewer.layers.selection.active = target
-    return target
-
-
 def _fixed_axes(layer: Any, model: dict[str, Any], one_slice: bool) -> int:  # Any: layer, JSON
     """Return how many first axes of a layer a model cannot see; -1 where it wants more axes."""
     place = layers.placement_of(layer)
@@ -329,32 +321,6 @@ def _fixed_axes(layer: Any, model: dict[str, Any], one_slice: bool) -> int:  # A
 
 def _is_sliced(layer: Any, model: dict[str, Any]) -> bool:  # Any: napari layer, JSON
     return layers.placement_of(layer).geometry.ndim == 3 and {2, 3} <= set(model["ndim"])
-
-
-def about(model: dict[str, Any]) -> str:  # Any: plain JSON values
-    """Return what a model is, was proved on and may be used for, for a tooltip."""
-    lines = [
-        model["title"],
-        f"finds: {_listed(list(model['labels'].values()))}" if model["labels"] else "",
-        f"licence: {model['licence']}" if model["licence"] else "",
-        _short(model),
-        *model["limits"],
-    ]
-    return "\n".join(line for line in lines if line)
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
-
-
-def _short(model: dict[str, Any]) -> str:  # Any: plain JSON values
-    if model["state"] == "broken":
-        return f"Cannot run: {model['reason']}"
-    size = f", {model['size'] / 1e6:.0f} MB" if model["size"] else ""
-    fetched = "" if model["state"] == "present" else f" Fetched on first use{size}."
-    proof = {"experimental": "experimental"}.get(model["proof"], f"proved on {model['proof']}")
-    return f"{'/'.join(f'{n}D' for n in model['ndim'])}, {proof}.{fetched}"
 
 
 def _hint(layer: Any, model: dict[str, Any]) -> str:  # Any: napari layer, JSON

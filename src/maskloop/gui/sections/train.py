@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from maskloop.gui import layers, parents
 from maskloop.gui.choices import slim
 from maskloop.gui.curve import Curve
 from maskloop.gui.host import Host
+from maskloop.gui.menus import Group, GroupedMenu, Row, about, by_what_they_find
 from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
+
+OURS = "ours"  # the recipe that a card itself holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +49,52 @@ class Pair:
         return self.folder or Path()
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a training can begin with: a model's name, or ``FAMILY:VARIANT`` from random weights.
+
+    Parameters
+    ----------
+    name : str
+    recipes : tuple of str
+        Its recipes besides ours.
+    reason : str
+        Why it cannot be used; empty where it can.
+    """
+
+    name: str
+    recipes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def starts_of(models: Sequence[Row], families: Sequence[Row]) -> tuple[list[Start], list[Group]]:
+    """Return what a training can begin with, and the menu of it.
+
+    Models by what they find, then every variant of every family from scratch, under its title.
+    """
+    fixed = {family["name"] for family in families if not family["trainable"]}
+    usable = [m for m in models if m["state"] != "broken" and m["family"] not in fixed]
+    starts = [Start(m["name"], tuple(m["recipes"])) for m in usable]
+    groups: list[Group] = [
+        (f"Go on from: {title}", [(m["name"], about(m)) for m in found])
+        for title, found in by_what_they_find(usable)
+    ]
+    for family in families:
+        if not family["trainable"]:
+            continue
+        entries = []
+        for variant in family["variants"] or [""]:
+            name = f"{family['name']}:{variant}" if variant else family["name"]
+            recipes = tuple(family["recipes"].get(variant, ()))
+            starts.append(Start(name, recipes, family["reason"]))
+            tip = f"{family['title']}, from random weights; its classes are those of the masks."
+            entries.append((name, f"{tip} {family['reason']}".strip()))
+        groups.append((f"From scratch: {family['title']}", entries))
+    return starts, groups
+
+
 class TrainSection(Section):
-    """Cases, base, name, steps; curve and verdict."""
+    """Cases, base, recipe, name, steps; curve and verdict."""
 
     def __init__(self, host: Host) -> None:
         super().__init__("Train")
@@ -60,7 +108,9 @@ class TrainSection(Section):
         self.add_case = tipped(QPushButton("Add current"), TIPS["add_case"])
         self.add_folder = tipped(QPushButton("Add folder"), TIPS["add_folder"])
         self.remove = tipped(QPushButton("Remove"), TIPS["remove_case"])
-        self.base = tipped(slim(QComboBox()), TIPS["base"])
+        self.base = tipped(GroupedMenu(), TIPS["base"])
+        self._starts: dict[str, Start] = {}
+        self.recipe = tipped(slim(QComboBox()), TIPS["recipe"])
         self.name = tipped(QLineEdit(), TIPS["name"])
         self.steps = tipped(QSpinBox(), TIPS["steps"])
         self.steps.setRange(0, 100_000)
@@ -76,8 +126,9 @@ class TrainSection(Section):
         self.verdict.hide()
         self.rows.addWidget(self.cases)
         self.add(self.add_case, self.add_folder, self.remove)
-        form = self.form()
+        form = self.rows_of_form = self.form()
         form.addRow("Base", self.base)
+        form.addRow("Recipe", self.recipe)
         form.addRow("Name", self.name)
         form.addRow("Steps", self.steps)
         for widget in (self.reason, self.run, self.curve, self.verdict):
@@ -110,6 +161,7 @@ class TrainSection(Section):
         pairs = list(self._pairs)
         base, name = self.base.currentText(), self.name.text().strip()
         steps = self.steps.value() or None
+        recipe = self.recipe.currentText() if self.recipe.currentIndex() > 0 else ""
         self.curve.clear()
         self.curve.show()
         self.verdict.hide()
@@ -121,18 +173,17 @@ class TrainSection(Section):
             load_optimisers()
             spare_a_core()
             cases = [pair.case() for pair in pairs]
-            return train(cases, base, name, steps=steps, job=job)
+            return train(cases, base, name, steps=steps, recipe=recipe, job=job)
 
         self._host.start(work, f"Training {name}", self._show, self._move)
 
     def refill(self) -> None:
         """Read the models to start from again, keeping the choice."""
-        from maskloop.desk.catalogue import list_models
+        from maskloop.desk.catalogue import list_families, list_models
 
-        kept = self.base.currentText()
-        self.base.clear()
-        self.base.addItems([m["name"] for m in list_models() if m["state"] != "broken"])
-        self.base.setCurrentText(kept)
+        starts, groups = starts_of(list_models(), list_families())
+        self._starts = {start.name: start for start in starts}
+        self.base.fill(groups)
         self._propose()
 
     def _show(self, report: Any) -> None:  # Any: a TrainingReport
@@ -184,9 +235,15 @@ class TrainSection(Section):
         self._host.models_changed.connect(self.refill)
 
     def _propose(self) -> None:
+        known = self._starts.get(self.base.currentText())
+        kept = self.recipe.currentText()
+        self.recipe.clear()
+        self.recipe.addItems([OURS, *(known.recipes if known is not None else ())])
+        self.recipe.setCurrentText(kept)
+        self.rows_of_form.setRowVisible(self.recipe, self.recipe.count() > 1)
         if self.name.text() in ("", self._proposed):
-            taken = {self.base.itemText(i) for i in range(self.base.count())}
-            start = f"{self.base.currentText()}-mine"
+            taken = set(self.base.entries)
+            start = f"{self.base.currentText().replace(':', '-')}-mine"
             numbered = (f"{start}-{n}" for n in range(2, len(taken) + 3))
             self._proposed = next(n for n in (start, *numbered) if n not in taken)
             self.name.setText(self._proposed)
@@ -199,6 +256,8 @@ class TrainSection(Section):
             return "Add corrected pairs first: from the window, or a folder."
         if not self.base.currentText():
             return "There is no model to start from."
+        if (known := self._starts.get(self.base.currentText())) is not None and known.reason:
+            return known.reason
         if not self.name.text().strip():
             return "Give the new model a name."
         return ""
