@@ -22,8 +22,8 @@ from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.models import patchnet
-from maskloop.models.base import IGNORE, Batch, Calibrates, GivesProbabilities
-from maskloop.models.cards import ModelCard
+from maskloop.models.base import IGNORE, Batch, Calibrates, GivesProbabilities, write_state
+from maskloop.models.cards import ModelCard, find_card, save_card
 from maskloop.models.patchnet import FAMILY, PatchNet, balanced
 from maskloop.ops.device import CPU
 from tests.models.overfit import learn, picture, shuffled
@@ -368,6 +368,24 @@ def test_the_papers_recipe_is_plain_gradient_descent() -> None:
     recipe, _ = _recipe(FAMILY.card("", MEMBRANE), FAMILY, False, 10, 0, "paper")
     assert (recipe.optimiser, recipe.momentum, recipe.weight_decay) == ("sgd", 0.0, 0.0)
     assert recipe.schedule == "constant"
+
+
+def test_training_leaves_a_calibrated_model_on_the_menu(home: Path, tmp_path: Path) -> None:
+    from maskloop.loop.predict import predict
+    from maskloop.loop.train import train
+
+    path = tmp_path / "tiny.safetensors"
+    tiny = dataclasses.replace(card(labels=TWO, width=0.1, patch=[56, 56]), name="tiny")
+    write_state(FAMILY.build(tiny), path)
+    save_card(tiny, {path.name: path})
+    cases = [picture(seed, 48, is_grey=True) for seed in range(3)]
+    train(cases, "tiny", "taught", steps=3, device="cpu")
+    taught = find_card("taught")
+    assert len(taught.parameters["calibration"]) == 3
+    found = predict(cases[0][0], "taught", device="cpu", probabilities=True)
+    assert found.probabilities is not None
+    ids = np.array([0, *TWO])[found.probabilities.argmax(0)]
+    np.testing.assert_array_equal(ids, found.mask.data)
 
 
 @pytest.mark.slow

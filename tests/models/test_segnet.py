@@ -17,8 +17,8 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.models import segnet
-from maskloop.models.base import IGNORE, Batch, Volume
-from maskloop.models.cards import ModelCard
+from maskloop.models.base import IGNORE, Batch, Volume, write_state
+from maskloop.models.cards import ModelCard, find_card, save_card
 from maskloop.models.segnet import FAMILY, SegNet, median_frequency_weights, unpooled
 from maskloop.ops.device import CPU
 from tests.models.overfit import learn, picture, shuffled
@@ -239,6 +239,21 @@ def test_the_papers_recipe_can_be_asked_for() -> None:
     assert (recipe.schedule, recipe.weight_decay, recipe.steps) == ("constant", 5e-4, 40_000)
     assert batch == 12
     assert recipe.rate(30_000) == 0.1
+
+
+def test_training_surveys_its_pictures_and_keeps_the_weights(home: Path, tmp_path: Path) -> None:
+    from maskloop.loop.train import train
+
+    path = tmp_path / "tiny.safetensors"
+    tiny = dataclasses.replace(card(patch=[40, 40]), name="tiny")
+    write_state(FAMILY.build(tiny), path)
+    save_card(tiny, {path.name: path})
+    cases = [picture(seed, 48) for seed in range(3)]
+    train(cases, "tiny", "taught", steps=2, device="cpu")
+    weights = find_card("taught").parameters["class_weights"]
+    assert len(weights) == 3
+    assert weights[0] < 0.5  # most of each picture is background
+    assert 1.0 in weights  # the class of the median
 
 
 @pytest.mark.slow
