@@ -167,6 +167,8 @@ def test_run_is_disabled_with_a_reason(window: Any) -> None:
     panel.compare.open()
     assert panel.compare.reason.text() == "Open an image first."
     viewer.add_image(np.zeros((30, 40)), name="flat")
+    assert panel.compare.reason.text() == ""
+    assert panel.compare.a.currentText() != panel.compare.b.currentText()
     panel.compare.a.choose("fake2d")
     panel.compare.b.choose("fake3d")
     assert panel.compare.reason.text() == "fake3d needs a volume; flat is a picture."

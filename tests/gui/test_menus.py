@@ -54,7 +54,7 @@ def test_ready_models_stand_by_what_they_find(menu: ModelMenu) -> None:
     assert menu.headings == ["Nucleus", "Liver, tumour", "Nucleus, one by one", "Not ready"]
     names = [m["name"] for m in menu.models]
     assert names == ["cells-a", "cells-b", "liver", "liver-b", "cells-c"]
-    assert menu.entries[-1] == "2 more ..."
+    assert menu.entries[-1] == "1 to fetch ..."
     assert menu.chosen["name"] == "cells-a"
 
 
@@ -73,10 +73,10 @@ def test_the_last_entry_shows_the_others_and_keeps_the_choice(menu: ModelMenu) -
     menu.choose("liver")
     heard = []
     menu.currentIndexChanged.connect(heard.append)
-    last = menu.findText("2 more ...")
+    last = menu.findText("1 to fetch ...")
     menu.setCurrentIndex(last)
     menu.activated.emit(last)
-    assert menu.headings[-2:] == [TO_FETCH, CANNOT_RUN]
+    assert menu.headings[-2:] == [f"{TO_FETCH}: 6 classes: a, b, c ...", CANNOT_RUN]
     assert [m["name"] for m in menu.models][-2:] == ["voc", "sick"]
     assert menu.chosen["name"] == "liver"
     assert heard

@@ -15,7 +15,7 @@ Entry = tuple[str, str]  # text and tooltip
 Group = tuple[str, Sequence[Entry]]  # heading and entries
 Row = dict[str, Any]  # Any: plain JSON values, of `list_models`
 
-TO_FETCH = "To fetch: downloaded on first use"
+TO_FETCH = "To fetch"
 CANNOT_RUN = "Cannot run"
 
 
@@ -130,7 +130,7 @@ class ModelMenu(GroupedMenu):
 
     def choose_first(self) -> None:
         """Choose the first entry that is not the last one, which only shows more."""
-        known = [text for text in self.entries if text != _more(len(self._waiting))]
+        known = [text for text in self.entries if text != _more(self._waiting)]
         if known:
             self.choose(known[0])
 
@@ -144,17 +144,21 @@ class ModelMenu(GroupedMenu):
         groups = [*self._others]
         groups += [(title, _entries(found)) for title, found in by_what_they_find(ready)]
         if self._shows_all:
-            for heading, state in ((TO_FETCH, "to be fetched"), (CANNOT_RUN, "broken")):
-                found = [row for row in self._rows if row["state"] == state]
-                groups += [(heading, _entries(found))] if found else []
+            waiting = [row for row in self._rows if row["state"] == "to be fetched"]
+            groups += [
+                (f"{TO_FETCH}: {title}", _entries(found))
+                for title, found in by_what_they_find(waiting)
+            ]
+            broken = [row for row in self._rows if row["state"] == "broken"]
+            groups += [(CANNOT_RUN, _entries(broken))] if broken else []
         elif self._waiting:
             tip = "Show the models that are not ready: most are downloaded on first use."
-            groups.append(("Not ready", [(_more(len(self._waiting)), tip)]))
+            groups.append(("Not ready", [(_more(self._waiting), tip)]))
         self.fill(groups)
 
     def _take(self, index: int) -> None:
         """Show all where the last entry was chosen; remember what else was."""
-        if self.currentText() != _more(len(self._waiting)) or self._shows_all:
+        if self.currentText() != _more(self._waiting) or self._shows_all:
             self._last = self.currentText()
             return
         last = self._last
@@ -220,5 +224,6 @@ def _entries(rows: Iterable[Row]) -> list[Entry]:
     return [(row["name"], about(row)) for row in rows]
 
 
-def _more(count: int) -> str:
-    return f"{count} more ..."
+def _more(rows: Sequence[Row]) -> str:
+    count = sum(row["state"] == "to be fetched" for row in rows)
+    return f"{count} to fetch ..." if count else f"{len(rows)} that cannot run ..."

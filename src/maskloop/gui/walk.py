@@ -1,4 +1,4 @@
-"""Keys in the picture for the list that was walked last: objects, or candidates."""
+"""Keys in the picture for the list walked last: objects, candidates, or differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 # None of napari's own, whatever layer is active: P paints on a Labels layer, so Shift+N goes back.
 KEYS = {
-    "N": "go to the next object or candidate",
+    "N": "go to the next object, candidate or difference",
     "Shift-N": "go to the one before",
     "A": "accept it",
     "D": "reject the object, or dismiss the candidate",

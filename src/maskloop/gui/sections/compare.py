@@ -76,7 +76,7 @@ class CompareSection(Section):
         self.csv.clicked.connect(self._ask_where)
         for menu in (self.a, self.b):
             menu.currentIndexChanged.connect(lambda _: self._check())
-        host.image.changed.connect(self._check)
+        host.image.changed.connect(self._propose)
         host.labels.changed.connect(self.refill)
         host.busy.connect(lambda _: self._check())
         host.models_changed.connect(self.refill)
@@ -92,10 +92,21 @@ class CompareSection(Section):
         layer_group = self._layer_group()
         for menu in (self.a, self.b):
             menu.show_models(rows, others=layer_group)
-        if self.a.currentText() == self.b.currentText():
-            other = [text for text in self.b.entries if text != self.a.currentText()]
-            if other:
-                self.b.choose(other[0])
+        self._propose()
+        self._check()
+
+    def _propose(self) -> None:
+        """Choose what fits the image, another as B than as A, where what is chosen does not."""
+        layer = self._host.image.layer
+        for menu, other in ((self.a, self.b), (self.b, self.a)):
+            is_twin = menu is self.b and menu.currentText() == other.currentText()
+            if layer is None or not (is_twin or self._why_not(menu, layer)):
+                continue
+            names = [text for text in menu.entries if text != other.currentText()]
+            before = menu.currentText()
+            fits = (menu.choose(name) and not self._why_not(menu, layer) for name in names)
+            if not any(fits):
+                menu.choose(before)
         self._check()
 
     def start(self) -> None:
@@ -286,18 +297,25 @@ class CompareSection(Section):
             return "Something is running; stop it or wait."
         if layer is None:
             return "Open an image first."
-        for letter, menu in (("A", self.a), ("B", self.b)):
-            labels = self._labels_of(menu)
-            if labels is None and menu.chosen is None:
-                return f"Choose a model or a labels layer as {letter}."
-            if labels is not None and layers.shape_of(labels) != layers.shape_of(layer):
-                return f"{labels.name} is not of the size of {layer.name}."
-            if menu.chosen is not None and menu.chosen["state"] == "broken":
-                return f"{menu.chosen['name']} cannot run: {menu.chosen['reason']}"
-            if self._fixed(menu, layer) < 0:
-                return f"{menu.currentText()} needs a volume; {layer.name} is a picture."
+        for menu in (self.a, self.b):
+            if why := self._why_not(menu, layer):
+                return why
         if self.a.currentText() == self.b.currentText():
             return "Choose two different ones."
+        return ""
+
+    def _why_not(self, menu: ModelMenu, layer: Any) -> str:  # Any: a napari layer
+        """Return why what a menu holds cannot be had for an image, or ""."""
+        labels, row = self._labels_of(menu), menu.chosen
+        if labels is not None:
+            is_alike = layers.shape_of(labels) == layers.shape_of(layer)
+            return "" if is_alike else f"{labels.name} is not of the size of {layer.name}."
+        if row is None:
+            return "Choose a model or a labels layer as A and as B."
+        if row["state"] == "broken":
+            return f"{row['name']} cannot run: {row['reason']}"
+        if self._fixed(menu, layer) < 0:
+            return f"{row['name']} needs a volume; {layer.name} is a picture."
         return ""
 
     def _check(self) -> None:
