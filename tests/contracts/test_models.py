@@ -34,9 +34,11 @@ SMALL: dict[str, dict[str, object]] = {
     "fcn": {"width": 0.0625, "patch": [64, 64]},
     "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
     "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16},
+    "meshnet": {"features": 4, "dilations": [1, 2, 1], "patch": [24, 24, 24]},
     "patchnet": {"width": 0.25, "patch": [110, 110]},
     "segnet": {"width": 0.125, "patch": [64, 64]},
     "torchsemantic": _PICTURE,
+    "unet": {"width": 0.0625, "patch": [188, 188], "tile": [236, 236]},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from maskloop.training.augment import KINDS, Augmentation
 from maskloop.training.patches import IGNORE, Patches
@@ -96,3 +97,66 @@ def test_turning_is_done_in_millimetres() -> None:
         plain = ids[tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))]
         dice = 2 * ((turned == 1) & (plain == 1)).sum() / ((turned == 1).sum() + plain.sum())
         assert dice > 0.9
+
+
+def _only_bent(shape: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where each pixel of a crop came from, as row and column, and which are known."""
+    augment = Augmentation(frozenset({"elastic_grid"}))
+    reach = augment.reach(shape)
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in reach]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    patches = Patches(places[None], torch.ones(1, *reach, dtype=torch.long), [{}])
+    found = augment(patches, shape, np.random.default_rng(seed))
+    return found.images[0], found.ids[0] == 1
+
+
+def test_the_elastic_grid_bends_by_the_ten_pixels_of_its_paper() -> None:
+    """The shifts at the corners, edges and middle of the crop are normal, 10 pixels wide."""
+    shape = (180, 196)
+    middle = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape]
+    plain = torch.stack(torch.meshgrid(*middle, indexing="ij"))
+    shifts = []
+    for seed in range(60):
+        came, known = _only_bent(shape, seed)
+        shift = came - plain
+        for row in (0, 90, 179):
+            for column in (0, 98, 195):
+                if known[row, column]:
+                    shifts.append(shift[:, row, column])
+    found = torch.stack(shifts)
+    assert len(found) > 450
+    assert abs(float(found.mean())) < 1
+    assert 9 < float(found.std()) < 11
+
+
+def _kink(seed: int) -> float:
+    """Return the turn of the shifts at the middle node over that elsewhere along a column."""
+    came, _ = _only_bent((181, 181), seed)
+    column = came[0, :, 90]
+    turn = (column[2:] - 2 * column[1:-1] + column[:-2]).abs()
+    return float(turn[89] / turn.mean())
+
+
+def test_the_elastic_grid_is_bicubic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cubics meet smoothly at the middle node; straight lines would meet there in a kink."""
+    assert _kink(3) < 5
+    real = F.interpolate
+    monkeypatch.setattr(F, "interpolate", lambda *a, **k: real(*a, **{**k, "mode": "bilinear"}))
+    assert _kink(3) > 20
+
+
+def test_a_volume_is_bent_on_a_grid_of_its_own_steps() -> None:
+    """Twice the step along z: half as many voxels of shift."""
+    augment = Augmentation(frozenset({"elastic_grid"}), (2.0, 1.0, 1.0))
+    shape, spread = (30, 40, 40), []
+    reach = augment.reach(shape)
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in reach]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    patches = Patches(places[None], torch.ones(1, *reach, dtype=torch.long), [{}])
+    for seed in range(40):
+        came = augment(patches, shape, np.random.default_rng(seed)).images[0]
+        spread.append(came[:, 15, 20, 20])
+    z, y, x = torch.stack(spread).std(dim=0).tolist()
+    assert z == pytest.approx(5, rel=0.35)
+    assert y == pytest.approx(10, rel=0.35)
+    assert x == pytest.approx(10, rel=0.35)

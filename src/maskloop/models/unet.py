@@ -320,6 +320,7 @@ def _card_2015(family: str, variant: str, labels: LabelTable) -> ModelCard:
                     "schedule": "constant",
                     "weight_decay": 0.0,
                     "rate": 1e-3,
+                    "parameters": {"patch": [572, 572]},
                 }
             },
         },
