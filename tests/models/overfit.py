@@ -33,7 +33,7 @@ def picture(seed: int, size: int, *, is_grey: bool = False) -> Case:
     rows = rng.integers(radius + 2, size - radius - 2, 2)
     ids[(y - rows[0]) ** 2 + (x - left) ** 2 <= radius**2] = 1
     ids[(abs(y - rows[1]) <= radius) & (abs(x - right) <= radius)] = 2
-    colours = np.array([(90, 130, 90), (220, 180, 60), (60, 60, 200)], float)
+    colours = np.array([(90, 130, 90), (220, 180, 60), (30, 40, 120)], float)
     pixels = colours[ids] + rng.normal(0, 15, (size, size, 3))
     pixels = np.clip(pixels.mean(-1) if is_grey else pixels, 0, 255).astype(np.uint8)
     image = Image(pixels, Geometry.pixels((size, size)), has_channels=not is_grey)

@@ -222,7 +222,7 @@ class PatchNetFamily(DenseFamily):
                 "normalise": "zscore",
                 "margin": margin,
                 "patch": [2 * margin + 64] * 2,
-                "tile": [2 * margin + 256] * 2,
+                "tile": [2 * margin + 512] * 2,
                 "overlap": 0.0,
                 "batch": 1,
                 "median": _MEDIAN,
@@ -245,6 +245,11 @@ class PatchNetFamily(DenseFamily):
             maps=narrowed(48, width),
             hidden=narrowed(200, width),
         )
+
+    def tile(self, card: ModelCard, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the window for an image of `shape`: no larger than its windows need."""
+        rim = 2 * int(card.parameters.get("margin", 0))
+        return tuple(min(t, n + rim) for t, n in zip(super().tile(card, shape), shape, strict=True))
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
         """Return the cross-entropy over equally many pixels of each class, chosen by chance."""
