@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, object]] = {
     "meshnet": {"features": 4, "dilations": [1, 2, 1], "patch": [24, 24, 24]},
     "patchnet": {"width": 0.25, "patch": [110, 110]},
     "segnet": {"width": 0.125, "patch": [64, 64]},
+    "smp": {"encoder": "mobilenet_v2", "patch": [64, 64]},
     "torchsemantic": _PICTURE,
     "unet": {"width": 0.0625, "patch": [188, 188], "tile": [236, 236]},
 }

@@ -22,6 +22,7 @@ FAMILIES = Registry(
         "meshnet": "maskloop.models.meshnet:FAMILY",
         "patchnet": "maskloop.models.patchnet:FAMILY",
         "segnet": "maskloop.models.segnet:FAMILY",
+        "smp": "maskloop.models.smp:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
         "unet": "maskloop.models.unet:FAMILY",
     },
@@ -56,6 +57,9 @@ LISTED = {
         "DeepLab v3+ (Chen 2018)",
         (2,),
         ("xception65", "xception41", "xception71", "resnet50", "resnet101"),
+        recipes=dict.fromkeys(
+            ("xception65", "xception41", "xception71", "resnet50", "resnet101"), ("paper",)
+        ),
     ),
     "fcn": Listed(
         "FCN on VGG-16 (Long 2015)",
@@ -80,8 +84,26 @@ LISTED = {
     "segnet": Listed(
         "SegNet (Badrinarayanan 2017)", (2,), ("vgg16",), recipes={"vgg16": ("paper",)}
     ),
+    "smp": Listed(
+        "Encoder and decoder of one's choice (segmentation-models-pytorch)",
+        (2,),
+        (
+            "unet",
+            "unetplusplus",
+            "manet",
+            "linknet",
+            "fpn",
+            "pspnet",
+            "pan",
+            "deeplabv3",
+            "deeplabv3plus",
+            "upernet",
+            "segformer",
+        ),
+        needs=("segmentation_models_pytorch", "smp"),
+    ),
     "torchsemantic": Listed(
-        "FCN, DeepLabV3, LR-ASPP (torchvision)",
+        "Dilated ResNet FCN, DeepLabV3, LR-ASPP (torchvision)",
         (2,),
         (
             "fcn_resnet50",

@@ -4,7 +4,8 @@ Paper: L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam, "Encoder-Decoder 
 Separable Convolution for Semantic Image Segmentation", ECCV 2018, section 3, Fig. 2 and 4, Tables 1
 and 2; the pyramid: L.-C. Chen et al., "Rethinking Atrous Convolution for Semantic Image
 Segmentation", arXiv 1706.05587, section 3.3. The backbones are timm's (Apache-2.0); pyramid and
-decoder are written from the paper. Licence of the code: BSD-3-Clause.
+decoder are written from the paper. A training may begin with published backbones (torchvision's
+ResNets, BSD-3-Clause; timm's Xceptions, Apache-2.0; ImageNet). Licence of the code: BSD-3-Clause.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.errors import InputError, UnknownNameError, WeightsError
+from maskloop.models.base import IGNORE, Batch, key_difference
 from maskloop.models.blocks import cropped, narrowed
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from maskloop.core.labels import LabelTable
 
@@ -35,6 +37,16 @@ _TITLES = {
 }
 _RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # of the pyramid, by output stride
 _FEATURES, _LOW = 256, 48
+# Section 4 and 4.1; the decay of the weights as in the training that the authors released.
+_PAPER = {
+    "optimiser": "sgd",
+    "momentum": 0.9,
+    "rate": 0.007,
+    "schedule": "poly",
+    "batch": 16,
+    "steps": 30_000,
+    "parameters": {"loss": "cross-entropy", "patch": [513, 513]},
+}
 
 
 class Atrous(nn.Sequential):
@@ -214,7 +226,9 @@ def _resnet(variant: str, channels: int, stride: int, width: float) -> tuple[nn.
 class DeepLabFamily(DenseFamily):
     """DeepLab v3+ on five backbones.
 
-    `card.parameters`: ``stride`` (16, or 8), ``width`` (1.0).
+    `card.parameters`: ``stride`` (16, or 8), ``width`` (1.0), ``norm`` (``"batch"``; ``"frozen"``
+    keeps the means and variances that a published backbone comes with, as small batches would spoil
+    them), ``loss`` (``"cross-entropy"`` as in the paper; Dice plus cross-entropy where not told).
     """
 
     name = "deeplab"
@@ -243,7 +257,14 @@ class DeepLabFamily(DenseFamily):
                 "patch": [320, 320],
                 "tile": [512, 512],
                 "whole": 1024 * 1024,
+                "norm": "batch",
                 "heads": ["score"],
+                "recipes": {
+                    "paper": {
+                        **_PAPER,
+                        "weight_decay": 4e-5 if variant.startswith("xception") else 1e-4,
+                    }
+                },
             },
         )
 
@@ -262,6 +283,61 @@ class DeepLabFamily(DenseFamily):
             stride=stride,
             width=float(card.parameters.get("width", 1.0)),
         )
+
+    def begin(self, card: ModelCard, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network of `card` on a published backbone, or with another's tensors.
+
+        Takes the tensors of torchvision's ResNets, of timm's Xceptions and ResNets, and of a
+        DeepLab of the same variant, whichever its stride and classes' scores.
+        """
+        network = self.build(card)
+        own = network.state_dict()
+        if any(key.startswith("backbone.") for key in state):
+            left: tuple[str, ...] = ()
+        else:
+            inside = "backbone.body." if card.variant.startswith("xception") else "backbone."
+            # What a classifier says of ImageNet's classes has no part.
+            state = {
+                inside + key: value
+                for key, value in state.items()
+                if not key.startswith(("fc.", "head."))
+            }
+            first = next(key for key in own if key.startswith(inside))
+            if card.channels == 1 and first in state:
+                # Grey stands for three equal channels.
+                state[first] = state[first].sum(1, keepdim=True)
+            left = ("pyramid", "low", "decoder", "score")
+        # Older files do not count the batches that a norm has seen; nothing here asks for it.
+        rest = {
+            key: value
+            for key, value in own.items()
+            if key.startswith(left) or key.endswith("num_batches_tracked")
+        }
+        begun = {**rest, **state}
+        words = key_difference(own, begun)
+        if words:
+            msg = (
+                f"expected a backbone of {card.name!r}, whole and of its width, but the tensors "
+                f"differ:\n{words}\nstart from other weights"
+            )
+            raise WeightsError(msg)
+        network.load_state_dict(begun, strict=True)
+        return network
+
+    def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
+        """Return Dice plus cross-entropy, or the cross-entropy alone where the card says so."""
+        from maskloop.ops.losses import cross_entropy
+
+        still = [network.backbone] if card.parameters.get("norm") == "frozen" else []
+        if len(batch.images) == 1:
+            # One picture has one mean: there is nothing to normalise it by.
+            still.append(network.pyramid.pooled)  # type: ignore[union-attr]  # a `Pyramid`
+        for part in (part for branch in still for part in branch.modules()):  # type: ignore[union-attr]  # modules
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        if card.parameters.get("loss") != "cross-entropy":
+            return super().train_step(network, batch, card=card)
+        return cross_entropy(self.logits(network, batch.images), batch.ids, ignore=IGNORE)
 
 
 FAMILY = DeepLabFamily()

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from maskloop.ops.device import Device, Rung
 
 _TITLES = {
-    "fcn_resnet50": "FCN, ResNet-50",
-    "fcn_resnet101": "FCN, ResNet-101",
-    "deeplabv3_resnet50": "DeepLabV3, ResNet-50",
-    "deeplabv3_resnet101": "DeepLabV3, ResNet-101",
-    "deeplabv3_mobilenet_v3_large": "DeepLabV3, MobileNetV3",
-    "lraspp_mobilenet_v3_large": "LR-ASPP, MobileNetV3",
+    "fcn_resnet50": "Dilated ResNet-50 FCN (torchvision)",
+    "fcn_resnet101": "Dilated ResNet-101 FCN (torchvision)",
+    "deeplabv3_resnet50": "DeepLabV3, ResNet-50 (torchvision)",
+    "deeplabv3_resnet101": "DeepLabV3, ResNet-101 (torchvision)",
+    "deeplabv3_mobilenet_v3_large": "DeepLabV3, MobileNetV3 (torchvision)",
+    "lraspp_mobilenet_v3_large": "LR-ASPP, MobileNetV3 (torchvision)",
 }
 
 
@@ -51,7 +51,7 @@ class TorchSemantic(DenseFamily):
     """
 
     name = "torchsemantic"
-    title = "FCN, DeepLabV3, LR-ASPP (torchvision)"
+    title = "Dilated ResNet FCN, DeepLabV3, LR-ASPP (torchvision)"
     tasks = ("semantic",)
     ndims = (2,)
     variants = tuple(_TITLES)
