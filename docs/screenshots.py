@@ -241,8 +241,9 @@ def compare(viewer: Any, panel: Any, folder: Path) -> None:
     panel.compare.run.click()
     settle(panel)
     panel.load.windows["Liver"].click()
-    panel.compare.list.selectRow(1)
-    viewer.scene.camera.zoom *= 1.8
+    other = next(d for d in panel.compare._found.differences if d.a and d.b)
+    panel.compare.list.selectRow(other.number - 1)
+    viewer.scene.camera.zoom *= 1.2
     wait(lambda: False, 0.5)
     save(viewer, "compare")
 

@@ -58,7 +58,7 @@ def test_the_map_and_the_list_are_those_of_the_desk(compared: Any) -> None:
     assert panel.host.labels.layer is None
     assert "liver: Dice 0.000" in panel.compare.about.text()
     texts = [panel.compare.list.item(0, column).text() for column in range(5)]
-    assert texts[:3] == ["1", "liver", "background"]
+    assert texts[:3] == ["1", "liver", "\N{EN DASH}"]
     assert texts[3] == "13.4 mL"
     lines = [text for text, _ in panel.predict.legend.lines]
     assert "■ only fake3d" in lines

@@ -8,7 +8,14 @@ import pytest
 from qtpy.QtCore import Qt
 
 from maskloop.desk.catalogue import list_families, list_models
-from maskloop.gui.menus import CANNOT_RUN, TO_FETCH, ModelMenu, by_what_they_find, what_it_finds
+from maskloop.gui.menus import (
+    CANNOT_RUN,
+    TO_FETCH,
+    ModelMenu,
+    about,
+    by_what_they_find,
+    what_it_finds,
+)
 from maskloop.gui.sections.train import starts_of
 
 
@@ -61,6 +68,12 @@ def test_ready_models_stand_by_what_they_find(menu: ModelMenu) -> None:
 def test_many_classes_are_counted() -> None:
     assert what_it_finds(ROWS[5]) == "6 classes: a, b, c ..."
     assert [title for title, _ in by_what_they_find([ROWS[6]])] == ["No named class"]
+
+
+def test_the_tooltip_tells_the_memory_where_it_was_measured() -> None:
+    assert "memory" not in about(ROWS[0])
+    told = {"bytes": 640_000_000, "window": [512, 512], "device": "cpu"}
+    assert "memory: 0.6 GB for 512 x 512 at a time (cpu)" in about({**ROWS[0], "memory": told})
 
 
 def test_a_heading_cannot_be_chosen(menu: ModelMenu) -> None:

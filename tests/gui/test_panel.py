@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit, QWidge
 
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
-from maskloop.gui import layers
+from maskloop.gui import layers, parents
 from maskloop.gui import panel as panel_module
 from maskloop.gui.placement import Placement
 from maskloop.gui.tips import TIPS
@@ -694,6 +694,8 @@ def test_probabilities_become_hidden_layers_in_the_place_of_the_image(
     assert np.array_equal(liver.scale, image.scale)
     assert np.array_equal(liver.translate, image.translate)
     assert layers.bare(viewer.layers.selection.active) is layer_named(viewer, "ct_likely")
+    assert panel.host.image.layer is image
+    assert parents.image_behind(layer_named(viewer, "ct_likely"), list(viewer.layers)) is image
 
 
 def test_objects_are_neither_refined_nor_likely(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from maskloop.core.labels import Label
 from maskloop.core.mask import Mask
 from maskloop.gui import layers
-from maskloop.gui.placement import KEY
+from maskloop.gui.placement import GHOST, KEY
 
 MOST = 8  # layers; more would bury the others in the list
 
@@ -44,7 +44,7 @@ def chance_layers(
             place.shown(part, lead=0),
             {
                 "name": f"{name}: {row.name}",
-                "metadata": {KEY: place},
+                "metadata": {KEY: place, GHOST: True},
                 **layers.layout_of(image),
                 "colormap": _colours(row),
                 "contrast_limits": (0.0, 1.0),

@@ -12,6 +12,7 @@ from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.mask import Mask
 from maskloop.gui import layers, parents
+from maskloop.gui.placement import GHOST
 
 if TYPE_CHECKING:
     from maskloop import Choices
@@ -221,6 +222,8 @@ def _open_image() -> Image | None:
     """Return the topmost image that knows its place, or None."""
     known = [x for x in reversed(_open_layers()) if type(layers.bare(x)).__name__ == "Image"]
     for layer in known:
+        if GHOST in layer.metadata:  # probabilities lie over the image
+            continue
         if not layers.placement_of(layer).is_guessed and not layers.frames_of(layer):
             return layers.image_of(layer)
     return None

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableW
 from maskloop.gui.objects_view import size_words, unit_of
 
 NUMBER, A, B, SIZE, SLICE = range(5)
+_NOTHING = "\N{EN DASH}"  # the background, in a narrow column
 
 
 class DifferenceView(QTableWidget):
@@ -58,7 +59,8 @@ class DifferenceView(QTableWidget):
                 f"{comparison.names[0]}: {classes[0]}; {comparison.names[1]}: {classes[1]}; "
                 f"{one.size:,.0f} {unit}, {one.voxels:,} voxels"
             )
-            for column, text in enumerate((str(one.number), *classes, size, str(one.slice))):
+            drawn = (classes[0] if one.a else _NOTHING, classes[1] if one.b else _NOTHING)
+            for column, text in enumerate((str(one.number), *drawn, size, str(one.slice))):
                 item = QTableWidgetItem(text)
                 item.setToolTip(tip)
                 if column in (NUMBER, SIZE, SLICE):

@@ -200,6 +200,7 @@ def about(model: Row) -> str:
         f"finds: {_listed(list(model['labels'].values()))}" if model["labels"] else "",
         f"licence: {model['licence']}" if model["licence"] else "",
         short(model),
+        memory_words(model),
         *model["limits"],
     ]
     return "\n".join(line for line in lines if line)
@@ -213,6 +214,15 @@ def short(model: Row) -> str:
     fetched = "" if model["state"] == "present" else f" Fetched on first use{size}."
     proof = {"experimental": "experimental"}.get(model["proof"], f"proved on {model['proof']}")
     return f"{'/'.join(f'{n}D' for n in model['ndim'])}, {proof}.{fetched}"
+
+
+def memory_words(model: Row) -> str:
+    """Return what one pass of the network takes, where that was measured; else ""."""
+    told = model.get("memory")
+    if not told:
+        return ""
+    window = " x ".join(str(n) for n in told["window"])
+    return f"memory: {told['bytes'] / 1e9:.1f} GB for {window} at a time ({told['device']})"
 
 
 def _listed(names: list[str], most: int = 12) -> str:

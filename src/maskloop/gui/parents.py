@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from maskloop.core.errors import GeometryError
 from maskloop.gui.layers import Layer, bare, placement_of, same_grid, table_of
-from maskloop.gui.placement import KEY
+from maskloop.gui.placement import GHOST, KEY
 
 
 def image_behind(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
@@ -76,7 +76,11 @@ def adopt(layer: Layer, layers: Sequence[Layer]) -> None:
 
 
 def _fitting(layer: Layer, layers: Sequence[Layer]) -> list[Layer]:
-    images = [other for other in layers if type(bare(other)).__name__ == "Image"]
+    images = [
+        other
+        for other in layers
+        if type(bare(other)).__name__ == "Image" and GHOST not in other.metadata
+    ]
     fitting = [other for other in images if same_grid(layer, other)]
     return sorted(fitting, key=lambda other: placement_of(other).is_guessed)
 

@@ -24,6 +24,7 @@ from maskloop.gui.tips import TIPS
 
 LAYER = "layer: "  # before the name of a labels layer, which may be that of a model
 _OPACITY = 0.6
+_WIDEST = 30  # voxels of a ring: a wider one hides what it is round
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +170,7 @@ class CompareSection(Section):
         self._show_frame(shown, place.lead)
         jump(self._host.viewer, shown, index)
         size = max(part.stop - part.start for part in one.box[-2:])
-        self._mark.show(shown, [[index]], size=size + 8)
+        self._mark.show(shown, [[index]], size=min(size + 8, _WIDEST))
         a, b = self._found.class_name(one.a), self._found.class_name(one.b)
         names = self._found.names
         self._host.say(f"Difference {one.number}: {names[0]} says {a}, {names[1]} says {b}.")
