@@ -16,7 +16,7 @@ os.environ.setdefault("LIBGL_ALWAYS_SOFTWARE", "1")
 from maskloop.models import FAMILIES
 from tests.gui.fake_family import save_fake
 
-_DONE_MS = 60_000
+_DONE_MS = 180_000
 
 
 @pytest.fixture(scope="package", autouse=True)
