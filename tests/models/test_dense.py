@@ -315,6 +315,137 @@ def test_a_cancelled_job_stops() -> None:
         segment(volume(), card_of(), job)
 
 
+def scores_of(image: Image, card: ModelCard, family: DenseFamily = FAMILY) -> np.ndarray:
+    posed = dense.pose(image, card)
+    return family.scores(Steps(), posed.data, card=card, device=CPU, job=Job())
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 19)] * 2),
+    tile=st.tuples(*[st.integers(3, 12)] * 2),
+    overlap=st.sampled_from([0.0, 0.5]),
+)
+@settings(max_examples=15, deadline=None)
+def test_scores_do_not_depend_on_the_tile(
+    shape: tuple[int, ...], tile: tuple[int, ...], overlap: float
+) -> None:
+    image = Image(np.random.default_rng(0).random(shape) * 300, Geometry.pixels(shape))
+    found = scores_of(image, card_of(2, parameters={"tile": tile, "overlap": overlap}))
+    with torch.inference_mode():
+        whole = Steps()(torch.from_numpy(image.data.astype(np.float32))[None, None])[0].numpy()
+    np.testing.assert_allclose(found, whole, atol=1e-3)
+
+
+def test_probabilities_are_the_softmax_of_the_scores() -> None:
+    card = card_of(parameters={"orientation": "SAR"})
+    image = volume("IPL")
+    found = FAMILY.probabilities(Steps(), image, card=card, device=CPU, job=Job())
+    wanted = torch.softmax(torch.from_numpy(scores_of(image, card)), 0).numpy()
+    posed = dense.pose(image, card)
+    for one, told in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, posed.unturn(told), atol=1e-6)
+    lookup = dense.label_ids(card.labels)
+    clear = image.data % 100 != 0
+    np.testing.assert_array_equal(
+        lookup[found.argmax(axis=0)][clear], segment(image, card).ids[clear]
+    )
+
+
+def test_probabilities_of_slices_lie_where_the_slices_do() -> None:
+    data = np.random.default_rng(0).integers(0, 300, (5, 6, 7)).astype(np.int16) // 100 * 100 + 50
+    image = Image(data, Geometry.regular(data.shape, (1, 4, 1)))
+    job = Job()
+    card = card_of(2, parameters={"tile": (7, 7)})
+    found = FAMILY.probabilities(Steps(), image, card=card, device=CPU, job=job)
+    np.testing.assert_array_equal(
+        dense.label_ids(card.labels)[found.argmax(axis=0)], expected(data)
+    )
+    assert job.notes == ["2D network: 6 slices along axis 1 one by one"]
+
+
+class Turned(StepFamily):
+    """Settles by taking each probability for that of the next class."""
+
+    def settles(self, card: ModelCard) -> bool:
+        return bool(card.parameters.get("turn"))
+
+    def settle(self, chances: np.ndarray, data: np.ndarray, *, card: ModelCard) -> np.ndarray:
+        assert data.shape[1:] == chances.shape[1:]
+        np.testing.assert_allclose(chances.sum(axis=0), 1, atol=1e-5)
+        return np.roll(chances, 1, axis=0)
+
+
+def test_a_family_may_settle_what_its_scores_say() -> None:
+    data = np.full((6, 7, 8), 150, np.int16)
+    image = Image(data, Geometry.regular(data.shape, (1, 1, 1)))
+    family, card = Turned(), card_of(parameters={"turn": True})
+    told = {"card": card, "device": CPU, "job": Job()}
+    assert (family.segment(Steps(), image, **told).ids == 7).all()
+    assert (family.probabilities(Steps(), image, **told).argmax(axis=0) == 2).all()
+    with_chances = family.segment_with_chances(Steps(), image, **told)
+    assert (with_chances.ids == 7).all()
+    assert with_chances.chances is not None
+    plain = family.segment(Steps(), image, card=card_of(), device=CPU, job=Job())
+    assert (plain.ids == 2).all()
+
+
+def test_scores_of_the_whole_exist_only_where_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*args: object, **told: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(StepFamily, "scores", never, raising=False)
+    segment(volume(), card_of())
+    with pytest.raises(AssertionError):
+        segment(volume(), card_of(parameters={"refine": True}))
+
+
+def test_a_card_that_says_refine_has_its_borders_drawn_to_the_picture() -> None:
+    class Shifted(Steps):
+        """The step's answer, two columns beside it."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.roll(x, 2, dims=3))
+
+    data = np.full((24, 40), 50.0)
+    data[:, 20:] = 150
+    image = Image(data, Geometry.pixels(data.shape))
+    drawn = {}
+    for name, refine in (("plain", None), ("refined", {"radius": 6})):
+        card = card_of(2, parameters={"tile": (24, 40), "refine": refine})
+        found = FAMILY.segment(Shifted(), image, card=card, device=CPU, job=Job())
+        drawn[name] = np.count_nonzero((found.ids != expected(data))[:, 4:-4])
+    assert drawn["plain"] == 2 * 24
+    assert drawn["refined"] == 0
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    class Broken(Steps):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    card = card_of(parameters={"refine": True})
+    with pytest.raises(InputError, match="finite scores"):
+        FAMILY.segment(Broken(), volume(), card=card, device=CPU, job=Job())
+
+
+def test_memory_that_runs_out_steps_down_for_scores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maskloop.ops import tiling
+
+    plain, seen = tiling.predict_scores, []
+
+    def scarce(*args: object, **told: object) -> object:
+        seen.append(told["batch"])
+        if told["batch"] != 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return plain(*args, **told)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiling, "predict_scores", scarce)
+    scores_of(volume(), card_of(parameters={"batch": 4}))
+    assert seen == [4, 2, 1]
+
+
 def training_case() -> tuple[Image, Mask]:
     image = volume("IPL", (1, 1, 1))
     ids = np.zeros(image.data.shape, np.uint8)

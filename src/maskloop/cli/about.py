@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maskloop.cli.options import commands, example, json_option
+from maskloop.cli.options import commands, device_option, example, json_option
 from maskloop.cli.output import answer, as_lines, as_table
 from maskloop.cli.running import working
 
@@ -125,6 +125,27 @@ def inspect(
         "output": " x ".join(map(str, found["output_shape"])),
         "memory of a pass": f"{found['memory_mb']:.1f} MB",
         "layers": found["layers"],
+    }
+    answer(found, as_lines(shown), as_json=as_json)
+
+
+@models.command(epilog=example("maskloop models memory phantom-liver --json"))
+@click.argument("name")
+@device_option
+@json_option
+def memory(name: str, device: str, as_json: bool) -> None:
+    """Measure the memory that a model takes at two sizes; your own model's card keeps it."""
+    from maskloop.desk.inspect import measure_memory
+
+    with working() as job:
+        found = measure_memory(name, device=device, job=job)
+    told = found["memory"]
+    shown = {
+        "at any size": f"{told['fixed'] / 1e6:.0f} MB",
+        "a million voxels more": f"{told['per_voxel']:.0f} MB",
+        "a window of " + " x ".join(map(str, found["window"])): f"{found['bytes'] / 1e6:.0f} MB",
+        "measured on": told["device"],
+        "kept on the card": found["saved"],
     }
     answer(found, as_lines(shown), as_json=as_json)
 

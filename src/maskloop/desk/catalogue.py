@@ -29,7 +29,8 @@ def list_models() -> list[Row]:
     -------
     list of dict
         ``name title family variant task ndim labels modality channels licence licence_url size
-        status state reason proof limits trained_on metrics base recipes origin``. ``labels`` is
+        status state reason proof limits trained_on metrics base recipes memory origin``. ``memory``
+        is what one pass takes (``bytes window device``), or None; ``labels`` is
         ``{id: name}`` with ids as text; ``recipes`` are names besides ours; ``size`` is in bytes;
         ``state`` is ``"present"``, ``"to be fetched"``, ``"no weights"`` or ``"broken"`` (then
         ``reason`` says why and the rest is empty); ``origin`` is ``"package"`` or ``"user"``.
@@ -85,7 +86,18 @@ def _model_row(card: ModelCard, folder: Path) -> Row:
         "metrics": dict(card.metrics),
         "base": card.base,
         "recipes": list(card.parameters.get("recipes", ())),
+        "memory": _memory_of(card),
         "origin": "user" if is_user else "package",
+    }
+
+
+def _memory_of(card: ModelCard) -> Row | None:
+    if card.memory is None or not card.window:
+        return None
+    return {
+        "bytes": card.memory.at(card.window),
+        "window": list(card.window),
+        "device": card.memory.device,
     }
 
 
@@ -109,6 +121,7 @@ def _broken_row(name: str, reason: str, origin: str) -> Row:
         "metrics": {},
         "base": "",
         "recipes": [],
+        "memory": None,
         "origin": origin,
     }
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from maskloop.core.job import Job
+
 
 def inspect_family(
     family: str,
@@ -49,3 +51,53 @@ def inspect_family(
 
     found = inspect(family, variant=variant, classes=classes, channels=channels, size=size)
     return found.to_json()
+
+
+def measure_memory(name: str, *, device: str = "auto", job: Job | None = None) -> dict[str, Any]:
+    """Measure how much memory one pass of a model takes, and keep it on the user's own card.
+
+    Nothing else may run in the process meanwhile: on the processor it is measured by its growth.
+
+    Parameters
+    ----------
+    name : str
+        Of a model whose weights are there or can be fetched.
+    device : str
+        As for `maskloop.predict`.
+    job : Job, optional
+
+    Returns
+    -------
+    dict
+        ``memory`` (as a card holds it), ``window`` (what the network sees at a time), ``bytes``
+        (of a pass over it), ``saved`` (whether the card has it now).
+
+    Raises
+    ------
+    UnknownNameError, WeightsError, DeviceError
+        As for `maskloop.predict`.
+    InputError
+        If memory cannot be measured on this system, or the network has no window.
+    """
+    import dataclasses
+
+    from maskloop.models import FAMILIES, cards, weights
+    from maskloop.models.memory import measure
+    from maskloop.ops.device import choose
+
+    card = cards.find_card(name)
+    if not weights.present(card):
+        weights.fetch(card, job)
+    files = weights.paths(card)
+    family = FAMILIES.get(card.family)
+    used = measure(family, family.load(card, files), card, choose(device))
+    window = card.window or tuple(family.patch(card))
+    is_own = (cards.models_folder() / card.name / "card.json").is_file()
+    if is_own:
+        cards.save_card(dataclasses.replace(card, memory=used), files, overwrite=True)
+    return {
+        "memory": dataclasses.asdict(used),
+        "window": list(window),
+        "bytes": used.at(window),
+        "saved": is_own,
+    }

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import importlib.resources
 import json
+import math
 import os
 import re
 import shutil
@@ -93,6 +94,42 @@ class WeightFile:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """How much memory one pass of a network takes, measured; see `maskloop.models.memory`.
+
+    Parameters
+    ----------
+    fixed : float
+        Bytes at any size, the weights included.
+    per_voxel : float
+        Bytes more for each pixel or voxel of its window.
+    measured_to : int
+        Voxels of the largest window it was measured at.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+
+    fixed: float
+    per_voxel: float
+    measured_to: int
+    device: str
+
+    def __post_init__(self) -> None:
+        numbers = (self.fixed, self.per_voxel, self.measured_to)
+        is_numbers = all(isinstance(n, int | float) and n >= 0 for n in numbers)
+        if not is_numbers or not isinstance(self.device, str):
+            msg = (
+                f"expected memory as bytes of 0 or more and a device, got {self!r}; measure it "
+                "again"
+            )
+            raise InputError(msg)
+
+    def at(self, window: Iterable[int]) -> int:
+        """Return the bytes of a pass over a window of such a shape."""
+        return round(self.fixed + self.per_voxel * math.prod(window))
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """Trained weights and the truth about them.
 
@@ -132,6 +169,8 @@ class ModelCard:
         On what its result was measured.
     base : str
         Name of the card it was trained from; empty where from scratch.
+    memory : MemoryUse, optional
+        What one pass takes; None where nobody measured it.
 
     Raises
     ------
@@ -160,6 +199,7 @@ class ModelCard:
     status: str = "untrained"
     proof: str = "experimental"
     base: str = ""
+    memory: MemoryUse | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -206,6 +246,12 @@ class ModelCard:
     def size(self) -> int:
         """Bytes of all weights; a publisher's rounded figure where no exact one is known."""
         return sum(w.size or int(w.source.get("about", 0)) for w in self.weights)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """What the network sees at a time, where its card says so; empty where it does not."""
+        told = self.parameters.get("tile", self.parameters.get("patch", ()))
+        return tuple(int(n) for n in told)
 
     def why_not(self, *, ndim: int, channels: int = 1, frames: int = 1, name: str = "image") -> str:
         """Return in words why the network cannot be shown such an image; empty if it can.
@@ -255,6 +301,8 @@ class ModelCard:
                     {"file": w.file, "sha256": w.sha256, "size": w.size, "source": dict(w.source)}
                     for w in value
                 ]
+            elif part.name == "memory" and value is not None:
+                found["memory"] = dataclasses.asdict(value)
             elif value != plain:
                 found[part.name] = list(value) if isinstance(value, tuple) else value
         return found
@@ -288,6 +336,8 @@ class ModelCard:
         try:
             values["labels"] = LabelTable.from_rows(values.get("labels", ()))
             values["weights"] = tuple(WeightFile(**w) for w in values.get("weights", ()))
+            if values.get("memory") is not None:
+                values["memory"] = MemoryUse(**values["memory"])
             for key in ("limits", "sources", "spacing"):
                 if values.get(key) is not None:
                     if isinstance(values[key], str):
