@@ -40,8 +40,9 @@ def measure(
 ) -> MemoryUse:
     """Return how much memory one pass takes, as a line through two sizes of the window.
 
-    Both sizes are run in turn; the medians count. On CUDA it is what torch allocates, the weights included; on the processor, what the process
-    grows by (its weights are added), so that nothing else may run in it meanwhile.
+    Both sizes are run in turn, three times; the medians count. On CUDA it is what torch allocates,
+    the weights included; on the processor, what the process grows by (its weights are added), so
+    that nothing else may run in it meanwhile.
 
     Parameters
     ----------
