@@ -172,6 +172,7 @@ def _xception(variant: str, channels: int, stride: int, width: float) -> tuple[n
     Blocks as in Fig. 4 of the paper; 41 has half the middle flow, 71 (section 4.3 of the paper)
     two more strided-out entry blocks.
     """
+    from timm.layers.conv_bn_act import ConvNormAct
     from timm.models.xception_aligned import XceptionAligned
 
     def wide(n: int) -> int:
@@ -192,13 +193,20 @@ def _xception(variant: str, channels: int, stride: int, width: float) -> tuple[n
         blocks.append({"in_chs": taken, "out_chs": given, "stride": step})
         taken = given[-1] if isinstance(given, tuple) else given
     blocks[-1] |= {"no_skip": True, "start_with_relu": False}
+    norm: Any = partial(nn.BatchNorm2d, eps=0.001)  # Any: timm asks for a class and takes any maker
     body = XceptionAligned(
         block_cfg=blocks,
         num_classes=0,
         in_chans=channels,
         output_stride=stride,
-        norm_layer=partial(nn.BatchNorm2d, eps=0.001),  # type: ignore[arg-type]  # timm asks for a class and takes any maker
+        norm_layer=norm,
     )
+    for block, (given, step) in zip(body.blocks, sizes, strict=True):
+        has_none = getattr(block, "shortcut", None) is None
+        if step > 1 and has_none and isinstance(given, int):
+            # timm leaves out the convolution beside a block whose stride was taken from it (71 at
+            # stride 8); weights trained at one stride are to fit the other.
+            block.shortcut = ConvNormAct(given, given, 1, norm_layer=norm, apply_act=False)
     return _Xception(body), wide(256), taken
 
 
