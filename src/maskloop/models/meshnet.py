@@ -363,7 +363,7 @@ def to_bytes(data: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     if low >= 0 and 1 < high <= 255 and bool((data == np.rint(data)).all()):
         return data.astype(np.uint8)
     bright = data[data != 0]
-    top = float(np.quantile(bright, 0.999)) if bright.size else 0.0
+    top = float(np.quantile(bright, 0.999, method="lower")) if bright.size else 0.0
     scaled = (data - np.float32(low)) * np.float32(255 / max(top - low, 1e-6))
     found: npt.NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
     return found

@@ -68,17 +68,16 @@ def _group(group: Mapping[str, Any], folder: Path) -> dict[str, Array]:  # Any: 
             raise ValueError(msg)
         parts.append((folder / name).read_bytes())
     raw, at = b"".join(parts), 0
-    found = {}
-    for told in group["weights"]:
-        if told["dtype"] != "float32" or told.get("quantization"):
-            msg = f"weights {told['name']!r} of {told['dtype']}, quantised or not, not of float32"
-            raise ValueError(msg)
-        shape = tuple(int(n) for n in told["shape"])
-        size = 4 * math.prod(shape)
-        values = np.frombuffer(raw[at : at + size], dtype="<f4").astype(np.float32)
-        found[str(told["name"])] = values.reshape(shape)
-        at += size
-    if at != len(raw):
-        msg = f"{len(raw)} bytes of weights where {at} are told"
+    sizes = [4 * math.prod(told["shape"]) for told in group["weights"]]
+    if sum(sizes) != len(raw):
+        msg = f"{len(raw)} bytes of weights where {sum(sizes)} are told"
         raise ValueError(msg)
+    found = {}
+    for told, size in zip(group["weights"], sizes, strict=True):
+        if told["dtype"] != "float32" or told.get("quantization"):
+            msg = f"weights {told['name']!r} of {told['dtype']}, or quantised, not plain float32"
+            raise ValueError(msg)
+        values = np.frombuffer(raw[at : at + size], dtype="<f4").astype(np.float32)
+        found[str(told["name"])] = values.reshape(told["shape"])
+        at += size
     return found
