@@ -1,0 +1,147 @@
+"""What a training begins with: named, checked, brought from elsewhere without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskloop.core.errors import InputError, UnknownNameError, WeightsError
+from maskloop.core.geometry import Geometry
+from maskloop.core.image import Image
+from maskloop.core.job import Job
+from maskloop.core.labels import LabelTable
+from maskloop.core.mask import Mask
+from maskloop.desk import catalogue
+from maskloop.loop.train import train
+from maskloop.models import FAMILIES, cards, starts, weights
+from maskloop.models.base import Begins, read_state, write_state
+from maskloop.models.cards import ModelCard, find_card, save_card
+
+LABELS = LabelTable.classes({1: "cell"})
+BACKBONES = {card.name: card for card in starts.backbones()}
+PAIR = tuple[Image, Mask]
+
+
+def small(family: str, variant: str) -> ModelCard:
+    plain = FAMILIES.get(family).card(variant, LABELS)
+    told = {"width": 1 / 64, "patch": [32, 32], "recipe": {"batch": 1}}
+    return dataclasses.replace(plain, parameters={**plain.parameters, **told})
+
+
+def pairs(count: int = 3) -> list[PAIR]:
+    found = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        ids = np.zeros((40, 40), np.uint8)
+        y, x = rng.integers(4, 24, 2)
+        ids[y : y + 12, x : x + 12] = 1
+        pixels = np.clip(ids[..., None] * 120 + rng.normal(60, 8, (40, 40, 3)), 0, 255)
+        image = Image(pixels.astype(np.uint8), Geometry.pixels((40, 40)), has_channels=True)
+        found.append((image, Mask.like(image, ids, LABELS)))
+    return found
+
+
+@pytest.fixture
+def coarse(tmp_path: Path) -> ModelCard:
+    """Save a narrow FCN-32s as a model of the user's."""
+    card = dataclasses.replace(small("fcn", "32s"), name="my-fcn32", status="candidate")
+    torch.manual_seed(0)
+    network = FAMILIES.get("fcn").build(card)
+    torch.nn.init.normal_(network.score.weight)
+    path = tmp_path / "fcn32.safetensors"
+    write_state(network, path)
+    return save_card(card, {path.name: path})
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_a_backbone_fits_a_family_and_says_where_it_comes_from(name: str) -> None:
+    backbone = BACKBONES[name]
+    family = FAMILIES.get(backbone.family)
+    assert isinstance(family, Begins)
+    assert backbone.variant in ("", *family.variants)
+    assert backbone.licence
+    (weight,) = backbone.weights
+    # The publisher's own name holds the first digits of the hash.
+    assert weight.file.rpartition("-")[2] == f"{weight.sha256}.pth"
+    assert weight.source["url"].endswith(weight.file)
+    if "torchvision" in weight.source:
+        known = weights.torchvision_weights(weight.source["torchvision"])
+        assert known.url == weight.source["url"]
+
+
+def test_every_variant_has_its_backbone_and_no_menu_shows_one() -> None:
+    for family in ("fcn", "deeplab"):
+        for variant in FAMILIES.get(family).variants:
+            assert starts.backbone_of(small(family, variant)) is not None
+    assert not set(BACKBONES) & {card.name for card in cards.all_cards()}
+
+
+def test_without_a_network_the_error_names_the_file_and_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MASKLOOP_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"download\.pytorch\.org/models/vgg16-397923af\.pth"):
+        starts.begin(small("fcn", "32s"), "vgg16-imagenet", Job())
+    with pytest.raises(WeightsError, match="weights fetch vgg16-imagenet --from FILE"):
+        catalogue.weights_fetch("vgg16-imagenet")
+
+
+def test_another_file_is_not_taken_for_a_backbones(tmp_path: Path) -> None:
+    other = tmp_path / "vgg16-397923af.pth"
+    other.write_bytes(b"not it")
+    with pytest.raises(WeightsError, match="397923af"):
+        catalogue.weights_fetch("vgg16-imagenet", source=other)
+    (row,) = catalogue.weights_list("vgg16-imagenet")
+    assert row["state"] == "absent"
+
+
+def test_a_file_brings_its_pixels_rule_and_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    torch.save({"stem.0.conv.weight": torch.zeros(1)}, path)
+    plain = small("deeplab", "xception65")
+    card, start = starts.begin(plain, str(path), Job())
+    assert (card.parameters["normalise"], card.parameters["norm"]) == ("signed", "frozen")
+    assert any("timm" in source for source in card.sources)
+    assert set(start.state()) == {"stem.0.conv.weight"}
+    assert start.model is None
+
+
+def test_a_start_of_another_family_or_none_is_refused(coarse: ModelCard) -> None:
+    with pytest.raises(InputError, match="family 'deeplab'"):
+        starts.begin(small("deeplab", "xception41"), "my-fcn32", Job())
+    with pytest.raises(UnknownNameError, match="my-fcn32, vgg16-imagenet"):
+        starts.begin(small("fcn", "16s"), "nothing", Job())
+    with pytest.raises(InputError, match="leave out the start"):
+        train(pairs(), "my-fcn32", "next", steps=1, start="my-fcn32")
+
+
+def test_training_goes_on_from_the_coarser_network(coarse: ModelCard) -> None:
+    report = train(pairs(), "fcn:16s", "my-fcn16", steps=1, device="cpu", start="my-fcn32")
+    card = find_card("my-fcn16")
+    assert (card.variant, card.base) == ("16s", "my-fcn32")
+    assert card.title.startswith("FCN-16s begun with my-fcn32")
+    # The coarser network is what the finer one is held against.
+    assert report.old is not None
+    old = read_state(next(iter(weights.paths(coarse).values())))
+    new = read_state(next(iter(weights.paths(card).values())))
+    assert "score_skips.0.weight" in new
+    # One step with the first rate of a warm-up moves weights by little; random ones lie apart.
+    for key in ("stages.0.0.weight", "fc6.weight", "score.weight"):
+        assert (old[key] - new[key]).abs().max() < 0.02
+        assert old[key].std() > 0.02
+
+
+def test_a_recipe_sets_the_loss_on_the_card(coarse: ModelCard) -> None:
+    told = {"rate": 1e-3, "batch": 1, "parameters": {"loss": "cross-entropy"}}
+    own = dataclasses.replace(
+        coarse, name="with-recipe", parameters={**coarse.parameters, "recipes": {"short": told}}
+    )
+    save_card(own, dict(weights.paths(coarse)))
+    train(pairs(), "with-recipe", "shorter", steps=1, device="cpu", recipe="short")
+    assert find_card("shorter").parameters["loss"] == "cross-entropy"
+    with pytest.raises(UnknownNameError, match="short"):
+        train(pairs(), "with-recipe", "longer", steps=1, device="cpu", recipe="long")
