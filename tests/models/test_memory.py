@@ -84,6 +84,7 @@ def test_the_second_size_is_one_the_network_takes(family: str, variant: str) -> 
 
 
 @needs_proc
+@pytest.mark.slow
 def test_measured_memory_grows_with_the_window_as_the_told_shapes_do() -> None:
     """Of a real network, in a fresh process: the line at its window, and what tensors need."""
     code = """
