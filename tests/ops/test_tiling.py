@@ -69,6 +69,25 @@ def test_a_constant_net_gives_its_constant_everywhere(shape):
 
 
 @settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 90), inner=st.integers(8, 40), overlap=st.sampled_from([0, 0.3, 0.9]))
+def test_windows_begin_at_the_grain_and_still_cover_all(length, inner, overlap):
+    windows = Windows.over((length,), (inner,), overlap=overlap, margin=(0,), grain=8)
+    starts = windows.starts[0]
+    if length > inner:
+        assert all(start % 8 == 0 for start in starts)
+        assert starts[0] == 0
+        assert starts[-1] < length <= starts[-1] + inner < length + 8
+        assert all(b - a <= inner for a, b in itertools.pairwise(starts))
+    else:
+        assert len(starts) == 1
+
+
+def test_a_tile_that_shows_less_than_the_grain_is_refused():
+    with pytest.raises(InputError, match="at least 16 voxels"):
+        Windows.over((50, 50), (188, 188), overlap=0, margin=(92, 92), grain=16)
+
+
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_windows_cover_every_voxel_and_sweep_forwards(data):
     shape = data.draw(st.lists(st.integers(1, 60), min_size=2, max_size=3))
