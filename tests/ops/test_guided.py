@@ -109,13 +109,12 @@ def test_a_flat_picture_is_no_guide() -> None:
 
 
 def test_what_may_be_asked() -> None:
-    assert Refinement.of(None, ndim=2) is None
-    assert Refinement.of(False, ndim=2) is None
-    assert Refinement.of(True, ndim=2) == Refinement(4)
-    assert Refinement.of(True, ndim=3) == Refinement(2)
-    assert Refinement.of(7, ndim=3) == Refinement(7)
-    assert Refinement.of({"epsilon": 0.1}, ndim=3) == Refinement(2, 0.1)
-    assert Refinement.of(Refinement(3, 0.2).to_json(), ndim=2) == Refinement(3, 0.2)
+    assert Refinement.of(None) is None
+    assert Refinement.of(False) is None
+    assert Refinement.of(True) == Refinement(2)
+    assert Refinement.of(7) == Refinement(7)
+    assert Refinement.of({"epsilon": 0.1}) == Refinement(2, 0.1)
+    assert Refinement.of(Refinement(3, 0.2).to_json()) == Refinement(3, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +122,4 @@ def test_what_may_be_asked() -> None:
 )
 def test_what_is_no_refinement_is_refused(asked: object) -> None:
     with pytest.raises(InputError, match="expected a r"):
-        Refinement.of(asked, ndim=2)  # type: ignore[arg-type]
+        Refinement.of(asked)  # type: ignore[arg-type]

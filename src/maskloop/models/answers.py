@@ -47,7 +47,7 @@ def refined(
     """
     if asked is None:
         return card
-    wanted = Refinement.of(asked, ndim=card.ndim)
+    wanted = Refinement.of(asked)
     told = {key: value for key, value in card.parameters.items() if key != "refine"}
     if wanted is not None:
         if card.task != "semantic":
@@ -87,7 +87,7 @@ def answer(
     if wants_chances and isinstance(family, GivesChances):
         segment = family.segment_with_chances
     found = segment(network, image, card=card, device=device, job=job)
-    asked = _left_to_refine(family, image, card)
+    asked = _left_to_refine(family, card)
     if asked is None:
         return found
     lookup = label_ids(found.labels)
@@ -106,7 +106,7 @@ def _with_probabilities(
         )
         raise InputError(msg)
     found = family.probabilities(network, image, card=card, device=device, job=job)
-    asked = _left_to_refine(family, image, card)
+    asked = _left_to_refine(family, card)
     if asked is not None:
         found = guided.refine(found, _picture(image), asked)
     lookup, things = label_ids(card.labels), things_of(card)
@@ -115,10 +115,10 @@ def _with_probabilities(
     return Segmentation(lookup[winners(found)], card.labels, chances=chances, probabilities=found)
 
 
-def _left_to_refine(family: Family, image: Image, card: ModelCard) -> Refinement | None:
+def _left_to_refine(family: Family, card: ModelCard) -> Refinement | None:
     if isinstance(family, Settles):
         return None
-    return Refinement.of(card.parameters.get("refine"), ndim=image.geometry.ndim)
+    return Refinement.of(card.parameters.get("refine"))
 
 
 def _picture(image: Image) -> npt.NDArray[np.float32]:

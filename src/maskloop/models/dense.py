@@ -338,7 +338,7 @@ class DenseFamily:
         float32 array ``(k, *spatial)``
             They sum to 1.
         """
-        asked = guided.Refinement.of(card.parameters.get("refine"), ndim=data.ndim - 1)
+        asked = guided.Refinement.of(card.parameters.get("refine"))
         return chances if asked is None else guided.refine(chances, data, asked)
 
     def segment(

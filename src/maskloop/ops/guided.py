@@ -27,13 +27,14 @@ class Refinement:
     Parameters
     ----------
     radius : int
-        Of the window, in voxels of the network's grid; 1 or more.
+        Of the window, in voxels of the network's grid; 1 or more. Of 1 to 6, 2 left the fewest
+        wrong pixels in membranes of electron microscopy; 4 and more closed thin ones.
     epsilon : float
         Variance of a guide of range 0 to 1 below which a window counts as flat; above 0. Smaller
         keeps fainter edges.
     """
 
-    radius: int = 4
+    radius: int = 2
     epsilon: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -46,30 +47,26 @@ class Refinement:
             raise InputError(msg)
 
     @classmethod
-    def of(
-        cls, asked: bool | int | Mapping[str, Any] | Refinement | None, *, ndim: int
-    ) -> Refinement | None:
+    def of(cls, asked: bool | int | Mapping[str, Any] | Refinement | None) -> Refinement | None:
         """Return what is asked for, None where nothing is.
 
-        True is the usual one (radius 4 in pictures, 2 in volumes), a number its radius, a mapping
-        its fields, as a card holds them.
+        True is the usual one, a number its radius, a mapping its fields, as a card holds them.
 
         Raises
         ------
         InputError
             If it is none of these.
         """
-        usual = cls(radius=2 if ndim == 3 else 4)
         if asked is None or asked is False:
             return None
         if asked is True:
-            return usual
+            return cls()
         if isinstance(asked, Refinement):
             return asked
         if isinstance(asked, int):
             return cls(radius=asked)
         if isinstance(asked, Mapping) and set(asked) <= {part.name for part in fields(cls)}:
-            return cls(**{**asdict(usual), **asked})
+            return cls(**asked)
         msg = f"expected a refinement of radius and epsilon, got {asked!r}; name these alone"
         raise InputError(msg)
 
