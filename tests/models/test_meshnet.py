@@ -403,6 +403,7 @@ def test_a_brainchop_model_is_ready_once_its_files_are_pointed_to(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_grey_and_white_matter_of_a_real_head_have_their_volumes(
     brainchop: Path, shared_data: Path
 ) -> None:
@@ -416,8 +417,3 @@ def test_grey_and_white_matter_of_a_real_head_have_their_volumes(
     assert grey == pytest.approx(723, rel=0.1)
     assert white == pytest.approx(561, rel=0.1)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.6e6  # kB
-    # Shown the head in another pose, it does not find them.
-    wrong = dataclasses.replace(card, parameters={**card.parameters, "orientation": "AIL"})
-    white, grey = np.bincount(segment(network, image, wrong).ravel(), minlength=3)[1:] / 1000
-    assert abs(grey - 723) > 72
-    assert abs(white - 561) > 56

@@ -243,7 +243,8 @@ def target(
         cells = _pieces(classes)
     told = card.parameters.get("class_weights") or [1.0] * (len(card.labels) + 1)
     weights = np.asarray(told, dtype=np.float32)[classes]
-    weights += borders.weights(cells, w0=rule["w0"], sigma=rule["sigma"])
+    if rule["w0"]:
+        weights += borders.weights(cells, w0=rule["w0"], sigma=rule["sigma"])
     return np.where(ids < 0, IGNORE, classes), weights
 
 
