@@ -257,13 +257,19 @@ def test_training_surveys_its_pictures_and_keeps_the_weights(home: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_pictures_are_learnt_by_heart_and_dealt_labels_are_not(tmp_path: Path) -> None:
     cases = [picture(1, 64), picture(2, 64)]
     small = card(width=0.25)
-    score, curve = learn(FAMILY, small, cases, tmp_path / "true", steps=80)
+    score, _ = learn(FAMILY, small, cases, tmp_path / "true", steps=80)
     assert score >= 0.85
     noise = [shuffled(case) for case in cases]
     control, _ = learn(FAMILY, small, noise, tmp_path / "noise", steps=80)
     assert control < 0.85
-    _, again = learn(FAMILY, small, cases, tmp_path / "again", steps=8)
-    assert [p.loss for p in again] == pytest.approx([p.loss for p in curve[:8]], rel=0, abs=0)
+
+
+@pytest.mark.slow
+def test_the_same_seed_learns_the_same(tmp_path: Path) -> None:
+    cases = [picture(1, 64), picture(2, 64)]
+    curves = [learn(FAMILY, card(), cases, tmp_path / name, steps=5)[1] for name in "ab"]
+    assert [p.loss for p in curves[0]] == [p.loss for p in curves[1]]
