@@ -268,11 +268,11 @@ def test_tiles_that_shrink_for_memory_stay_sizes_of_the_paper() -> None:
 def test_two_pictures_are_learnt_by_heart_and_dealt_labels_are_not(tmp_path: Path) -> None:
     grey = [picture(n, 68, is_grey=True) for n in (1, 2)]  # 68 + 184 = 16 * 12 + 60
     small = card(LabelTable.classes({1: "disc", 2: "square"}), width=1 / 8, tile=[252, 252])
-    score, curve = learn(FAMILY, small, grey, tmp_path / "true", steps=80)
+    score, _ = learn(FAMILY, small, grey, tmp_path / "true", steps=80)
     assert score >= 0.85
     # Borders between a thousand specks would take long and tell nothing.
     flat = dataclasses.replace(small, parameters={**small.parameters, "border": {"w0": 0}})
     control, _ = learn(FAMILY, flat, [shuffled(c) for c in grey], tmp_path / "noise", steps=80)
     assert control < 0.85
-    _, again = learn(FAMILY, small, grey, tmp_path / "again", steps=4)
-    assert [p.loss for p in again] == pytest.approx([p.loss for p in curve[:4]], rel=0, abs=0)
+    curves = [learn(FAMILY, small, grey, tmp_path / str(n), steps=4)[1] for n in (1, 2)]
+    assert curves[0] == curves[1]
