@@ -146,10 +146,20 @@ def card_of(task: Task, model: str) -> ModelCard:
     return dataclasses.replace(card, channels=channels, parameters=told)
 
 
-def train(task: Task, model: str, folder: Path, steps: int, seed: int) -> None:
-    """Train one network and write weights, card and report; nothing if they are there."""
+def train(
+    task: Task, model: str, folder: Path, steps: int, seed: int, *, again: bool = False
+) -> None:
+    """Train one network and write weights, card and report; nothing if they are there.
+
+    `again` goes on from the weights that are there, with a warm-up and a fall of the rate anew.
+    """
     where = folder / task.name / model.replace(":", "-")
-    if (where / "report.json").exists():
+    done: list[int] = []
+    spent = 0
+    if again:
+        before = json.loads((where / "report.json").read_text())
+        done, spent = before["rounds"], before["cpu_seconds"]
+    elif (where / "report.json").exists():
         print(f"{where}: finished before", flush=True)
         return
     card = card_of(task, model)
@@ -165,7 +175,9 @@ def train(task: Task, model: str, folder: Path, steps: int, seed: int) -> None:
         card = family.survey(card, volumes)
     with seeded(seed):
         network = family.build(card)
-    if model in STARTS:
+    if again:
+        _start(network, where)
+    elif model in STARTS:
         _start(network, folder / task.name / STARTS[model].replace(":", "-"))
     shape = family.patch(card)
     augment = Augmentation(family.augmentation(card))
@@ -183,7 +195,7 @@ def train(task: Task, model: str, folder: Path, steps: int, seed: int) -> None:
             store.draw(rng, shape, count=batch, reach=augment.reach(shape)), shape, rng
         ),
         recipe=recipe,
-        folder=where / "checkpoints",
+        folder=where / f"checkpoints-{len(done)}",
         job=_show(f"{task.name} {model}"),
     )
     if isinstance(family, Calibrates):
@@ -193,9 +205,9 @@ def train(task: Task, model: str, folder: Path, steps: int, seed: int) -> None:
     report = {
         "model": model,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "steps": steps,
+        "rounds": [*done, steps],
         "batch": batch,
-        "cpu_seconds": round(time.process_time() - started),
+        "cpu_seconds": round(time.process_time() - started) + spent,
         "trained": [[c.name, fingerprint(c.image)] for c in task.train],
         "held_out": [[c.name, fingerprint(c.image)] for c in task.held_out],
         **measure(task, card, where / "weights.safetensors"),
@@ -316,7 +328,7 @@ def table(folder: Path) -> str:
         lines.append("|" + "---|" * (5 + 2 * len(keys)))
         for report in sorted(reports, key=lambda r: r["model"]):
             refined = report.get("refined", {})
-            row = f"| {report['model']} | {report['parameters']:,} | {report['steps']} |"
+            row = f"| {report['model']} | {report['parameters']:,} | {' + '.join(map(str, report['rounds']))} |"
             row += f" {report['cpu_seconds']} |"
             row += "".join(f" {report['scores'][k]:.4f} | {refined.get(k, '-')} |" for k in keys)
             lines.append(f"{row} {report['cpu_seconds_a_picture']} |")
@@ -406,7 +418,7 @@ def _measured(report: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
             "held_out": {"pictures": len(report["held_out"]), **report["scores"]},
             "refined": report.get("refined", {}),
             "parameters": report["parameters"],
-            "steps": report["steps"],
+            "rounds of steps": report["rounds"],
             "training_cpu_seconds": report["cpu_seconds"],
             "training": {
                 "trained": sorted(key for _, key in report["trained"]),
@@ -440,6 +452,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help="measure what is trained, again")
+    parser.add_argument("--again", action="store_true", help="train on from what is there")
     told = parser.parse_args()
     if told.task == "table":
         print(table(told.folder))
@@ -453,7 +466,8 @@ def main() -> None:
         if told.measure:
             measure_again(task, model, told.out)
         else:
-            train(task, model, told.out, told.steps or STEPS[model], told.seed)
+            steps = told.steps or STEPS[model]
+            train(task, model, told.out, steps, told.seed, again=told.again)
 
 
 if __name__ == "__main__":
