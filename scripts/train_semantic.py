@@ -328,7 +328,8 @@ def table(folder: Path) -> str:
         lines.append("|" + "---|" * (5 + 2 * len(keys)))
         for report in sorted(reports, key=lambda r: r["model"]):
             refined = report.get("refined", {})
-            row = f"| {report['model']} | {report['parameters']:,} | {' + '.join(map(str, report['rounds']))} |"
+            rounds = " + ".join(map(str, report["rounds"]))
+            row = f"| {report['model']} | {report['parameters']:,} | {rounds} |"
             row += f" {report['cpu_seconds']} |"
             row += "".join(f" {report['scores'][k]:.4f} | {refined.get(k, '-')} |" for k in keys)
             lines.append(f"{row} {report['cpu_seconds_a_picture']} |")
