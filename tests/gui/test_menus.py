@@ -33,6 +33,7 @@ def row(name: str, *labels: str, task: str = "semantic", state: str = "present")
         "proof": "experimental",
         "ndim": [2],
         "family": "unet",
+        "folder": "",
         "recipes": [],
     }
 

@@ -735,3 +735,29 @@ def test_the_edges_are_followed_where_asked(
     settle(panel)
     assert asked == [(None, False), (True, False)]
     assert layer_named(viewer, "ct_fake3d").data.any()
+
+
+def test_run_asks_for_the_folder_of_weights_that_cannot_be_downloaded(
+    window: Any,
+    settle: Settle,
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with zipfile.ZipFile(shared_data / "weights/brainchop/models.zip") as held:
+        held.extractall(tmp_path / "held")
+    viewer, panel = window
+    add_ct(viewer)
+    panel.predict.choose("brainchop-tissue-light")
+    assert "Run asks for its folder model5_gw_ae" in panel.predict.about.text()
+    answers = iter(["", str(tmp_path / "held" / "model5_gw_ae")])
+    ask = "maskloop.gui.sections.predict.QFileDialog.getExistingDirectory"
+    monkeypatch.setattr(ask, lambda *_: next(answers))
+    panel.predict.run.click()  # no folder was chosen
+    assert not panel.host.is_busy
+    panel.predict.run.click()
+    settle(panel)
+    assert panel.predict.chosen["name"] == "brainchop-tissue-light"
+    assert panel.predict.chosen["state"] == "present"
+    assert "press Run" in panel.host.message.text()
+    assert "asks for its folder" not in panel.predict.about.text()

@@ -55,7 +55,7 @@ def _model_row(row: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON-ready val
         "labels": labels if len(labels) <= 32 else f"{len(row['labels'])}: {labels[:24]}...",
         "licence": row["licence"].split(";")[0],
         "size": f"{row['size'] / 1e6:.1f} MB",
-        "weights": row["reason"] or row["state"],
+        "weights": row["reason"] or _state_words(row),
         "proof": row["proof"],
     }
 
@@ -148,6 +148,12 @@ def memory(name: str, device: str, as_json: bool) -> None:
         "kept on the card": found["saved"],
     }
     answer(found, as_lines(shown), as_json=as_json)
+
+
+def _state_words(row: Mapping[str, Any]) -> str:  # Any: JSON-ready values
+    if row["folder"] and row["state"] == "to be fetched":
+        return f"in a folder of yours: weights fetch {row['name']} --from {row['folder']}"
+    return str(row["state"])
 
 
 @commands.command(epilog=example("maskloop formats"))

@@ -33,7 +33,9 @@ def list_models() -> list[Row]:
         is what one pass takes (``bytes window device``), or None; ``labels`` is
         ``{id: name}`` with ids as text; ``recipes`` are names besides ours; ``size`` is in bytes;
         ``state`` is ``"present"``, ``"to be fetched"``, ``"no weights"`` or ``"broken"`` (then
-        ``reason`` says why and the rest is empty); ``origin`` is ``"package"`` or ``"user"``.
+        ``reason`` says why and the rest is empty); ``folder`` is the name of a folder that the
+        person has to point to where its weights cannot be downloaded, else empty; ``origin`` is
+        ``"package"`` or ``"user"``.
     """
     from maskloop.models import cards
 
@@ -80,6 +82,9 @@ def _model_row(card: ModelCard, folder: Path) -> Row:
         "status": card.status,
         "state": state,
         "reason": reason,
+        "folder": next(
+            (w.source["folder"]["name"] for w in card.weights if "folder" in w.source), ""
+        ),
         "proof": card.proof,
         "limits": list(card.limits),
         "trained_on": card.trained_on,
@@ -115,6 +120,7 @@ def _broken_row(name: str, reason: str, origin: str) -> Row:
         "status": "",
         "state": "broken",
         "reason": reason,
+        "folder": "",
         "proof": "experimental",
         "limits": [],
         "trained_on": "",

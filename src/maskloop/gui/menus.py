@@ -212,6 +212,8 @@ def short(model: Row) -> str:
         return f"Cannot run: {model['reason']}"
     size = f", {model['size'] / 1e6:.0f} MB" if model["size"] else ""
     fetched = "" if model["state"] == "present" else f" Fetched on first use{size}."
+    if fetched and model["folder"]:
+        fetched = f" Run asks for its folder {model['folder']}{size}."
     proof = {"experimental": "experimental"}.get(model["proof"], f"proved on {model['proof']}")
     return f"{'/'.join(f'{n}D' for n in model['ndim'])}, {proof}.{fetched}"
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QSpinBox
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel, QPushButton, QSpinBox
 
 from maskloop import __version__
 from maskloop.core.case import Change
@@ -127,6 +127,9 @@ class PredictSection(Section):
         layer, model = self._host.image.layer, self.chosen
         if layer is None or model is None or self._problem():
             return
+        if model["folder"] and model["state"] == "to be fetched":
+            self._point_to(model)
+            return
         name, device = model["name"], self.device.currentText()
         wanted = Wanted(layer, name, self._frame(), f"{layer.name}_{name}")
         seen = layers.capture(layer, frame=wanted.frame, channel=self._channel(layer))
@@ -153,6 +156,26 @@ class PredictSection(Section):
             return found, {**facts(found, predictor.card), "version": __version__}
 
         self._host.start(work, name, lambda found: self._show(wanted, *found))
+
+    def _point_to(self, model: dict[str, Any]) -> None:  # Any: plain JSON values
+        """Ask for the folder that holds a model's weights; the next Run has them."""
+        name = model["name"]
+        title = f"Choose the folder {model['folder']} for {name}"
+        found = QFileDialog.getExistingDirectory(self, title)
+        if not found:
+            return
+
+        def work(job: Job) -> None:
+            from maskloop.desk.catalogue import weights_fetch
+
+            weights_fetch(name, source=found, job=job)
+
+        def done(_: object) -> None:
+            self._host.models_changed.emit()
+            self.choose(name)
+            self._host.say(f"{name} is ready; press Run.", "good")
+
+        self._host.start(work, name, done)
 
     def _show_or_hide_legend(self, is_wanted: bool) -> None:
         self.legend.is_wanted = is_wanted
