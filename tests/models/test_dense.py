@@ -17,7 +17,7 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.models import dense
+from maskloop.models import dense, posing
 from maskloop.models.base import IGNORE, Batch, class_indices
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
@@ -86,7 +86,7 @@ def segment(image: Image, card: ModelCard, job: Job | None = None) -> dense.Segm
 def test_every_orientation_is_shown_alike_and_answered_in_place(orientation: str) -> None:
     card = card_of(parameters={"orientation": "SAR"})
     image, canonical = volume(orientation), volume()
-    posed = dense.pose(image, card)
+    posed = posing.pose(image, card)
     np.testing.assert_array_equal(posed.data[0], canonical.data)
     np.testing.assert_array_equal(posed.unturn(posed.turn(image.data)), image.data)
     found = segment(image, card)
@@ -97,7 +97,7 @@ def test_every_orientation_is_shown_alike_and_answered_in_place(orientation: str
 
 def test_a_photograph_is_not_turned() -> None:
     image = Image(np.arange(60, dtype=np.uint8).reshape(6, 10), Geometry.pixels((6, 10)))
-    posed = dense.pose(image, card_of(2, parameters={"orientation": "SAR"}))
+    posed = posing.pose(image, card_of(2, parameters={"orientation": "SAR"}))
     np.testing.assert_array_equal(posed.data[0], image.data)
 
 
@@ -113,83 +113,15 @@ def test_resampling_there_and_back_keeps_a_ball() -> None:
 
 
 def test_the_network_sees_the_cards_spacing() -> None:
-    posed = dense.pose(volume(spacing=(3, 1, 1)), card_of(spacing=(1.5, 2, 1)))
+    posed = posing.pose(volume(spacing=(3, 1, 1)), card_of(spacing=(1.5, 2, 1)))
     assert posed.data.shape == (1, 18, 6, 13)
     assert posed.data.dtype == np.float32
 
 
 def test_a_near_spacing_is_not_resampled() -> None:
     image = volume(spacing=(1.0005, 1, 1))
-    posed = dense.pose(image, card_of(spacing=(1, 1, 1)))
+    posed = posing.pose(image, card_of(spacing=(1, 1, 1)))
     np.testing.assert_array_equal(posed.data[0], image.data)
-
-
-def test_normalisation_follows_the_formula_of_each_rule() -> None:
-    data = np.random.default_rng(0).normal(40, 300, (2, 5, 6, 7)).astype(np.float32)
-    plain = data.copy()
-    found, _ = dense.normalise(data, {"clip": [-100, 200], "mean": 50, "std": 25})
-    np.testing.assert_allclose(found, (np.clip(plain, -100, 200) - 50) / 25, rtol=1e-5)
-    np.testing.assert_array_equal(data, plain)
-    found, _ = dense.normalise(data, {"mean": [1, 2], "std": [3, 4]})
-    np.testing.assert_allclose(found[1], (plain[1] - 2) / 4, rtol=1e-4)
-    found, _ = dense.normalise(data, "zscore")
-    np.testing.assert_allclose(found.mean((1, 2, 3)), 0, atol=1e-5)
-    np.testing.assert_allclose(found.std((1, 2, 3)), 1, rtol=1e-4)
-    found, _ = dense.normalise(data, {"percentile": [1, 99]})
-    for channel in range(2):
-        low, high = np.percentile(plain[channel], [1, 99])
-        np.testing.assert_allclose(
-            found[channel], (plain[channel] - low) / (high - low), rtol=1e-4, atol=1e-5
-        )
-
-
-def test_imagenet_rule_equals_torchvisions_transform() -> None:
-    from torchvision.transforms import v2
-
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 9), dtype=np.uint8)
-    wanted = v2.Compose(
-        [
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-        ]
-    )(torch.from_numpy(pixels))
-    found, notes = dense.normalise(pixels, "imagenet")
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
-    assert notes == ()
-
-
-@pytest.mark.parametrize("rule", ["magic", {"clip": [0, 1], "magic": 1}, {}])
-def test_an_unknown_rule_is_refused_or_empty(rule: object) -> None:
-    data = np.ones((1, 2, 2), np.float32)
-    if rule == {}:
-        np.testing.assert_array_equal(dense.normalise(data, {})[0], data)
-        return
-    with pytest.raises(InputError, match="rule of normalisation"):
-        dense.normalise(data, rule)  # type: ignore[arg-type]
-
-
-def test_wide_pixels_are_stretched_for_photo_networks_and_said_so() -> None:
-    data = np.linspace(0, 4095, 3 * 64).astype(np.uint16).reshape(3, 8, 8)
-    found, notes = dense.normalise(data, "unit")
-    assert 0 <= found.min() < 0.01
-    assert 0.99 < found.max() <= 1
-    assert "stretched" in notes[0]
-
-
-def test_channels_are_converted_and_said_so() -> None:
-    grid = Geometry.pixels((4, 5))
-    grey = Image(np.arange(20, dtype=np.uint8).reshape(4, 5), grid)
-    rgb = Image(np.full((4, 5, 3), (10, 20, 30), np.uint8), grid, has_channels=True)
-    rgba = Image(np.full((4, 5, 4), (10, 20, 30, 255), np.uint8), grid, has_channels=True)
-    repeated, notes = dense.fit_channels(grey, 3)
-    assert repeated.shape == (3, 4, 5)
-    assert "repeated" in notes[0]
-    same, notes = dense.fit_channels(rgb, 3)
-    assert notes == ()
-    assert same[2, 0, 0] == 30
-    light, notes = dense.fit_channels(rgba, 1)
-    assert light[0, 0, 0] == pytest.approx(0.2126 * 10 + 0.7152 * 20 + 0.0722 * 30)
-    assert notes == ("alpha channel dropped", "RGB converted to luminance")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +173,7 @@ def test_slices_of_a_wide_volume_are_stretched_together() -> None:
     data = np.zeros((2, 4, 4), np.int16)
     data[1] = 1000
     image = Image(data, Geometry.regular(data.shape, (2, 1, 1)))
-    even, _, notes = dense.levelled(image, card_of(2, parameters={"normalise": "unit"}))
+    even, _, notes = posing.levelled(image, card_of(2, parameters={"normalise": "unit"}))
     assert even.data[0].max() == 0
     assert even.data[1].min() == 1
     assert "stretched" in notes[0]
@@ -316,7 +248,7 @@ def test_a_cancelled_job_stops() -> None:
 
 
 def scores_of(image: Image, card: ModelCard, family: DenseFamily = FAMILY) -> np.ndarray:
-    posed = dense.pose(image, card)
+    posed = posing.pose(image, card)
     return family.scores(Steps(), posed.data, card=card, device=CPU, job=Job())
 
 
@@ -341,7 +273,7 @@ def test_probabilities_are_the_softmax_of_the_scores() -> None:
     image = volume("IPL")
     found = FAMILY.probabilities(Steps(), image, card=card, device=CPU, job=Job())
     wanted = torch.softmax(torch.from_numpy(scores_of(image, card)), 0).numpy()
-    posed = dense.pose(image, card)
+    posed = posing.pose(image, card)
     for one, told in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, posed.unturn(told), atol=1e-6)
     lookup = dense.label_ids(card.labels)
@@ -458,7 +390,7 @@ def test_training_labels_are_matched_by_name_and_turned_with_the_image() -> None
     image, mask = training_case()
     card = card_of(parameters={"orientation": "SAR"})
     (case,) = FAMILY.prepare(image, mask, card=card, reviewed=None, job=Job())
-    posed = dense.pose(image, card)
+    posed = posing.pose(image, card)
     np.testing.assert_array_equal(case.data, posed.data)
     lookup = np.zeros(10, np.uint8)
     lookup[[5, 9]] = 2, 1
@@ -483,7 +415,7 @@ def test_review_is_resampled_with_the_image() -> None:
 def test_a_volume_makes_a_training_case_a_slice_for_a_2d_network() -> None:
     image, mask = training_case()
     cases = FAMILY.prepare(image, mask, card=card_of(2), reviewed=None, job=Job())
-    axis = dense.flat_axis(image.geometry)
+    axis = posing.flat_axis(image.geometry)
     assert len(cases) == image.data.shape[axis]
     assert {case.data.ndim for case in cases} == {3}
 

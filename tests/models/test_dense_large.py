@@ -95,7 +95,7 @@ def peaks_mib() -> tuple[float, float]:
     """
     code = """
 from tests.models.test_dense_large import *
-from maskloop.models.dense import pose
+from maskloop.models.posing import pose
 from maskloop.models.memory import peak_of
 network, card, family = Narrow().eval(), card_of(), DenseFamily()
 def labels(image):

@@ -27,8 +27,8 @@ from maskloop.core.labels import LabelTable
 from maskloop.models import base, objects
 from maskloop.models.base import Batch, Segmentation, Volume
 from maskloop.models.cards import ModelCard
-from maskloop.models.dense import fit_channels, require_usable
 from maskloop.models.fields import Decoding, Targets, decode, targets
+from maskloop.models.posing import fit_channels, require_usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -29,8 +29,8 @@ from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.models import base, objects
 from maskloop.models.base import Batch, Segmentation, Volume
 from maskloop.models.cards import ModelCard
-from maskloop.models.dense import fit_channels, normalise, require_usable
 from maskloop.models.objects import Found, scale_to
+from maskloop.models.posing import fit_channels, normalise, require_usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
