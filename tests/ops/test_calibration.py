@@ -67,9 +67,19 @@ def test_counted_in_parts_is_counted_at_once() -> None:
 
 
 def test_a_class_never_seen_keeps_its_probability() -> None:
+    tally = Tally(3)
+    chances = np.array([[0.9, 0.1, 0.3], [0.05, 0.8, 0.5], [0.05, 0.1, 0.2]], np.float32)
+    tally.add(chances, np.array([0, 1, 1], np.uint8))
+    cubics = tally.cubics()
+    assert cubics[2] == [0, 1, 0, 0]
+    assert cubics[0] != [0, 1, 0, 0]
+
+
+def test_one_class_alone_changes_nothing() -> None:
+    """Where only cells were reviewed, a pixel that looks like background is not called a cell."""
     tally = Tally(2)
-    tally.add(np.array([[0.9, 0.8], [0.1, 0.2]], np.float32), np.zeros(2, np.uint8))
-    assert tally.cubics()[1] == [0, 1, 0, 0]
+    tally.add(np.array([[0.9, 0.2], [0.1, 0.8]], np.float32), np.ones(2, np.uint8))
+    assert tally.cubics() == [[0, 1, 0, 0]] * 2
 
 
 def test_where_every_class_becomes_0_the_old_probabilities_stand() -> None:

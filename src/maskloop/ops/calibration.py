@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _BINS = 64
 _FEW = 100.0  # voxels; a bin with so many counts half as much as one with very many
+_SAME = (0.0, 1.0, 0.0, 0.0)  # the cubic that changes nothing
 _INSIST = 1e4  # weight of the equation that keeps the cubic's end at 1 or below
 
 
@@ -48,12 +49,18 @@ class Tally:
             self._hits[number] += np.bincount(places[truth == number], minlength=_BINS)
 
     def cubics(self) -> list[list[float]]:
-        """Return four coefficients a class, constant first; the identity for one never seen."""
+        """Return four coefficients a class, constant first.
+
+        The identity for a class never seen, and for every class where one alone was: its share of
+        the reviewed voxels says nothing of the others.
+        """
+        if np.count_nonzero(self._hits.any(axis=1)) < 2:
+            return [list(_SAME) for _ in self._counts]
         found = []
         for counts, sums, hits in zip(self._counts, self._sums, self._hits, strict=True):
             filled = counts > 0
             if not hits.any():
-                found.append([0.0, 1.0, 0.0, 0.0])
+                found.append(list(_SAME))
                 continue
             counts = counts[filled]
             found.append(
