@@ -19,7 +19,7 @@ from maskloop.desk import catalogue
 from maskloop.loop.train import train
 from maskloop.models import FAMILIES, cards, starts, weights
 from maskloop.models.base import Begins, read_state, write_state
-from maskloop.models.cards import ModelCard, find_card, save_card
+from maskloop.models.cards import MemoryUse, ModelCard, find_card, save_card
 
 LABELS = LabelTable.classes({1: "cell"})
 BACKBONES = {card.name: card for card in starts.backbones()}
@@ -133,6 +133,20 @@ def test_training_goes_on_from_the_coarser_network(coarse: ModelCard) -> None:
     for key in ("stages.0.0.weight", "fc6.weight", "score.weight"):
         assert (old[key] - new[key]).abs().max() < 0.02
         assert old[key].std() > 0.02
+
+
+def test_a_finer_network_keeps_its_own_recipe_and_no_memory_of_the_coarser(
+    coarse: ModelCard,
+) -> None:
+    """Section 4.2 of the paper: the rate falls a hundredfold where skips are added."""
+    measured = dataclasses.replace(coarse, memory=MemoryUse(1e6, 10.0, 1024, "cpu"))
+    save_card(measured, dict(weights.paths(coarse)), overwrite=True)
+    assert find_card("my-fcn32").memory is not None
+    card, _ = starts.begin(small("fcn", "16s"), "my-fcn32", Job())
+    assert coarse.parameters["recipes"]["paper"]["rate"] == 1e-4
+    assert card.parameters["recipes"]["paper"]["rate"] == 1e-6
+    assert card.parameters["width"] == coarse.parameters["width"]
+    assert card.memory is None
 
 
 def test_a_recipe_sets_the_loss_on_the_card(coarse: ModelCard) -> None:

@@ -111,7 +111,15 @@ def begin(card: ModelCard, told: str, job: Job) -> tuple[ModelCard, Start]:
             raise InputError(msg)
         files = _files(model, job)
         title = f"{card.title.removesuffix(', untrained')} begun with {model.name}"
-        begun = dataclasses.replace(model, variant=card.variant, title=title)
+        # How fast to train, and what a pass takes, are the finer network's own.
+        own_recipes = {k: v for k, v in card.parameters.items() if k == "recipes"}
+        begun = dataclasses.replace(
+            model,
+            variant=card.variant,
+            title=title,
+            memory=card.memory,
+            parameters={**model.parameters, **own_recipes},
+        )
         return begun, Start(told, files, model)
     if backbone is not None and told == backbone.name:
         return _on(backbone, card), Start(told, _files(backbone, job))
