@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskloop.core.errors import InputError, UnknownNameError, WeightsError
-from maskloop.models.base import IGNORE, Batch, key_difference
+from maskloop.models.base import Batch, key_difference
 from maskloop.models.blocks import cropped, narrowed
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
@@ -333,9 +333,7 @@ class DeepLabFamily(DenseFamily):
         return network
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
-        """Return Dice plus cross-entropy, or the cross-entropy alone where the card says so."""
-        from maskloop.ops.losses import cross_entropy
-
+        """Return the loss that the card names; norms that a batch would spoil stay put."""
         still = [network.backbone] if card.parameters.get("norm") == "frozen" else []
         if len(batch.images) == 1:
             # One picture has one mean: there is nothing to normalise it by.
@@ -343,9 +341,7 @@ class DeepLabFamily(DenseFamily):
         for part in (part for branch in still for part in branch.modules()):  # type: ignore[union-attr]  # modules
             if isinstance(part, nn.BatchNorm2d):
                 part.eval()
-        if card.parameters.get("loss") != "cross-entropy":
-            return super().train_step(network, batch, card=card)
-        return cross_entropy(self.logits(network, batch.images), batch.ids, ignore=IGNORE)
+        return super().train_step(network, batch, card=card)
 
 
 FAMILY = DeepLabFamily()

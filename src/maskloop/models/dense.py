@@ -51,8 +51,9 @@ class DenseFamily:
     ``multiple`` (1: what a tile's sides must be divisible by), ``grain`` (1: what the places of
     tiles must be divisible by, so that all pool the same voxels together), ``whole`` (0: voxels up
     to which an image is seen at once, not by tiles), ``augmentation`` (list of names), ``heads``
-    (names of the tensors that belong to the classes), ``refine`` (a
-    `maskloop.ops.guided.Refinement`: draws the answer's edges to the picture's).
+    (names of the tensors that belong to the classes), ``loss`` (``"cross-entropy"``; Dice plus
+    cross-entropy where not told), ``refine`` (a `maskloop.ops.guided.Refinement`: draws the
+    answer's edges to the picture's).
     """
 
     name = ""
@@ -349,11 +350,12 @@ class DenseFamily:
         return tuple(card.parameters.get("patch", (96,) * 3 if card.ndim == 3 else (256,) * 2))
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
-        """Return soft Dice plus cross-entropy over the voxels somebody reviewed."""
-        from maskloop.ops.losses import dice_ce
+        """Return the loss that the card names, over the voxels somebody reviewed."""
+        from maskloop.ops.losses import cross_entropy, dice_ce
 
         logits = self.logits(network, batch.images)
-        return dice_ce(logits, middle_of(batch.ids, logits), ignore=IGNORE)
+        loss = cross_entropy if card.parameters.get("loss") == "cross-entropy" else dice_ce
+        return loss(logits, middle_of(batch.ids, logits), ignore=IGNORE)
 
     def augmentation(self, card: ModelCard) -> frozenset[str]:
         """Return what the card allows; where it is silent, all but mirroring for volumes.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskloop.core.errors import InputError, UnknownNameError, WeightsError
-from maskloop.models.base import IGNORE, Batch, key_difference
+from maskloop.models.base import key_difference
 from maskloop.models.blocks import cropped, narrowed, start_he, vgg_stages
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
@@ -260,14 +260,6 @@ class FCNFamily(DenseFamily):
             raise WeightsError(msg)
         network.load_state_dict(begun, strict=True)
         return network
-
-    def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:
-        """Return Dice plus cross-entropy, or the cross-entropy alone where the card says so."""
-        from maskloop.ops.losses import cross_entropy
-
-        if card.parameters.get("loss") != "cross-entropy":
-            return super().train_step(network, batch, card=card)
-        return cross_entropy(self.logits(network, batch.images), batch.ids, ignore=IGNORE)
 
 
 FAMILY = FCNFamily()
