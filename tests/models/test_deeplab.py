@@ -149,8 +149,11 @@ def test_the_mean_of_the_picture_is_everywhere_the_same() -> None:
     pyramid = Pyramid(16, 8, (6, 12, 18)).eval()
     seen: list[Tensor] = []
     pyramid.join.register_forward_hook(lambda part, given, got: seen.append(given[0]))
-    pyramid(torch.randn(1, 16, 9, 7))
+    x = torch.randn(1, 16, 9, 7)
+    pyramid(x)
     branch = seen[0][:, -8:]
+    mean = x.flatten(2).sum(2) / (9 * 7)
+    torch.testing.assert_close(branch[:, :, :1, :1], pyramid.pooled(mean[:, :, None, None]))
     assert branch.std(dim=(2, 3)).max() == 0
     assert branch.std() > 0
     assert seen[0][:, :-8].std(dim=(2, 3)).min() > 0  # no other branch is

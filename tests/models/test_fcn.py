@@ -149,6 +149,23 @@ def test_each_skip_has_a_say(variant: str, which: int, monkeypatch: pytest.Monke
 
 
 @torch.no_grad()
+def test_half_of_fc6_and_fc7_drop_out_in_training_alone() -> None:
+    torch.manual_seed(0)
+    network, x = narrow("32s"), torch.randn(1, 3, 200, 200)
+    seen: list[Tensor] = []
+    for part in (network.fc6, network.fc7):
+        part.register_forward_hook(lambda part, given, got: seen.append(got.clamp(min=0)))
+    for part in (network.fc7, network.score):
+        part.register_forward_pre_hook(lambda part, given: seen.append(given[0]))
+    for mode, share in ((False, 0.0), (True, 0.5)):
+        seen.clear()
+        network.train(mode)(x)
+        for before, after in (seen[:2], seen[2:]):
+            found = float((after[before > 0] == 0).float().mean())
+            assert found == pytest.approx(share, abs=0.15)
+
+
+@torch.no_grad()
 def test_skips_are_summed_where_the_paper_cuts_them() -> None:
     network, x = narrow("8s"), torch.randn(1, 3, 65, 97)
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}

@@ -83,6 +83,21 @@ def test_nothing_pads_and_nothing_normalises() -> None:
     assert not is_unpadded_and_plain(padded)
 
 
+def test_half_of_the_coarsest_features_drop_out_in_training_alone() -> None:
+    """Section 3.1: "drop-out layers at the end of the contracting path"."""
+    network, x = narrow(), torch.randn(1, 1, 188, 188)
+    seen: list[tuple[Tensor, Tensor]] = []
+    network.dropout.register_forward_hook(lambda part, given, got: seen.append((given[0], got)))
+    with torch.no_grad():
+        network.eval()(x)
+        network.train()(x)
+    (kept, same), (full, halved) = seen
+    assert kept.shape[2:] == (4, 4)  # of 188 pixels, below the last convolution
+    assert torch.equal(kept, same)
+    is_alive = full > 0
+    assert float((halved[is_alive] == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
 @pytest.mark.parametrize("level", range(4))
 def test_each_skip_is_joined_and_not_dropped(level: int) -> None:
     network = narrow()
