@@ -41,7 +41,7 @@ demo: setup
 	$(RUN) maskloop demo -o maskloop-demo
 
 test: system setup
-	$(RUN) python -X faulthandler -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) python -X faulthandler -m pytest -q -n logical --dist loadfile
 
 slow: system setup
 	$(RUN) python -X faulthandler -m pytest -q -m slow --timeout 3600

@@ -28,7 +28,7 @@ def arch(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Run the default tests, the real napari canvas included."""
-    session.run("pytest", "-q", *session.posargs)
+    session.run("pytest", "-q", "-n", "logical", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session
