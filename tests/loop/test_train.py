@@ -296,6 +296,15 @@ def test_a_foreign_label_is_refused_before_training(
         train([*cases, (image, foreign)], "tiny", "foreign", steps=2)
 
 
+def test_a_refused_case_does_not_keep_the_name_from_the_corrected_one(
+    tiny: ModelCard, cases: list[tuple[Image, Mask]]
+) -> None:
+    spleen = LabelTable.classes({1: "spleen"})
+    with pytest.raises(InputError, match="spleen"):
+        train([case(seed, table=spleen) for seed in range(3)], "tiny", "mine", steps=2)
+    assert train(cases, "tiny", "mine", steps=2).steps == 2
+
+
 def test_a_mask_on_another_grid_is_refused(
     tiny: ModelCard, cases: list[tuple[Image, Mask]]
 ) -> None:

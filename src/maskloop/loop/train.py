@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.errors import InputError, UnknownNameError, WeightsError
 from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
 from maskloop.core.labels import Kind, LabelTable
@@ -200,10 +200,17 @@ def train(
         job.say(f"model {name!r} was trained from these very cases before; nothing was done")
         return finished
     run = plan.open(overwrite)
-    _prepare(plan, run, job)
-    old = _old_scores(plan, run, job)
-    plan = _surveyed(plan, run)
-    network, curve, resumed = _fit(plan, run, job)
+    try:
+        _prepare(plan, run, job)
+        old = _old_scores(plan, run, job)
+        plan = _surveyed(plan, run)
+        network, curve, resumed = _fit(plan, run, job)
+    except (InputError, WeightsError):
+        # What was given cannot be used: kept, the run would hold its name against the call that
+        # puts it right, which is another training.
+        if not run.has_steps:
+            run.remove()
+        raise
     plan = _calibrated(plan, run, network, job)
     report = _conclude(plan, run, network, old, curve, job)
     report = dataclasses.replace(

@@ -52,10 +52,11 @@ class Run:
             if key_of(known) == run.key:
                 return run
             if not overwrite:
-                changed = ", ".join(k for k in manifest if known.get(k) != manifest[k])
+                both = sorted({*manifest, *known})
+                changed = ", ".join(k for k in both if known.get(k) != manifest.get(k))
                 msg = (
-                    f"expected to go on with the training in {folder}, but its {changed} differ; "
-                    f"choose another name, or overwrite it"
+                    f"expected to go on with the training in {folder}, got another one: not the "
+                    f"same {changed}; choose another name, or delete that folder"
                 )
                 raise InputError(msg)
             shutil.rmtree(folder)
@@ -83,6 +84,11 @@ class Run:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(self.folder / name)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it holds a checkpoint to go on from."""
+        return any(self.folder.glob("step_*"))
 
     def remove(self) -> None:
         """Delete the run: its volumes are copies of patients' pictures."""
