@@ -364,6 +364,15 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_runs(tmp_path: Path) -> Non
     assert not trap.exists()
 
 
+def test_what_is_no_checkpoint_is_said_to_be_none_without_torchs_advice(tmp_path: Path) -> None:
+    from maskloop.models.base import read_state
+
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    with pytest.raises(WeightsError, match="it is no checkpoint") as refusal:
+        read_state(tmp_path / "picture.png")
+    assert "weights_only" not in str(refusal.value)
+
+
 def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
     import torch
 

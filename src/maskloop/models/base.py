@@ -355,6 +355,8 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, *_MALFORMED) as error:
         wanted = _unsafe_names(path)
         words = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if words.startswith("Weights only load failed"):
+            words = "it is no checkpoint of PyTorch"  # whose own words advise to run what is in it
         why = f"it asks to run {', '.join(wanted)}" if wanted else words
         msg = (
             f"expected plain tensors in {path}, but it was refused: {why}; nothing in it was run, "
