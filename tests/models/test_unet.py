@@ -291,3 +291,23 @@ def test_two_pictures_are_learnt_by_heart_and_dealt_labels_are_not(tmp_path: Pat
     assert control < 0.85
     curves = [learn(FAMILY, small, grey, tmp_path / str(n), steps=4)[1] for n in (1, 2)]
     assert curves[0] == curves[1]
+
+
+def test_every_layer_starts_as_the_paper_says() -> None:
+    torch.manual_seed(0)
+    network = FAMILY.build(FAMILY.card("2015", LabelTable.classes(["cell"])))
+    for part in network.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            taps = 1 if isinstance(part, torch.nn.ConvTranspose2d) else part.kernel_size[0] ** 2
+            wanted = (2 / (part.in_channels * taps)) ** 0.5
+            assert float(part.weight.detach().std()) == pytest.approx(wanted, rel=0.15)
+            assert not part.bias.detach().any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"), [((64, 64), (252, 252)), ((388, 100), (572, 284)), ((900, 389), (572, 572))]
+)
+def test_a_small_picture_pays_for_no_large_window(
+    shape: tuple[int, int], tile: tuple[int, int]
+) -> None:
+    assert FAMILY.tile(FAMILY.card("2015", LabelTable.classes(["cell"])), shape) == tile

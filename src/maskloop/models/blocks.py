@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -40,9 +41,15 @@ def cropped(x: Tensor, size: Sequence[int], *, offset: int | None = None) -> Ten
 def start_he(network: nn.Module) -> None:
     """Draw convolutions and linear layers from N(0, 2 / fan-in), biases 0.
 
-    K. He et al., "Delving Deep into Rectifiers", ICCV 2015, section 2.2.
+    K. He et al., "Delving Deep into Rectifiers", ICCV 2015, section 2.2. Into a pixel of a
+    transposed convolution go as many numbers as its kernel has taps for each pixel it makes.
     """
     for part in network.modules():
+        if isinstance(part, nn.ConvTranspose2d):
+            taps = math.prod(part.kernel_size) / math.prod(part.stride)
+            nn.init.normal_(part.weight, std=math.sqrt(2 / (part.in_channels * taps)))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
         if isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             if part.bias is not None:

@@ -28,7 +28,7 @@ from maskloop.ops import borders, components
 from maskloop.ops.losses import weighted_ce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -197,6 +197,14 @@ class UNetFamily(DenseFamily):
             for part in zip(*pairs, strict=True)
         )
         return weighted_ce(logits, classes, weights, ignore=IGNORE)
+
+    def tile(self, card: ModelCard, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the window for an image of `shape`; 2015: no larger than the image needs."""
+        told = super().tile(card, shape)
+        if card.variant != "2015":
+            return told
+        needed = (n + 2 * MARGIN + (60 - n - 2 * MARGIN) % 16 for n in shape)
+        return _allowed(tuple(min(most, n) for most, n in zip(told, needed, strict=True)))
 
     def rungs(self, card: ModelCard, device: Device, tile: tuple[int, ...]) -> list[Rung]:
         """Return what to try when memory runs out; unpadded tiles stay 16 n + 60."""
