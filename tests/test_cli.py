@@ -619,3 +619,19 @@ def test_gui_starts_napari_with_the_panel_and_the_files(files, monkeypatch, path
     assert command[-3:] == ["--with", "napari-maskloop", "maskloop"]
     assert [w for w in command if w.endswith(".gz")] == [str(files / p) for p in paths]
     assert ("--plugin" in command) is bool(paths)
+
+
+def test_train_replaces_a_model_of_its_name_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maskloop.core.errors import InputError
+
+    seen = []
+
+    def teach(*_: object, overwrite: bool, **told: object) -> None:
+        seen.append(overwrite)
+        raise InputError("enough")
+
+    monkeypatch.setattr("maskloop.loop.train.train", teach)
+    words = ["train", "pairs", "--base", "unet:2015", "--name", "mine"]
+    run(words)
+    run([*words, "--overwrite"])
+    assert seen == [False, True]

@@ -155,6 +155,7 @@ def export(
 @click.option(
     "--start", default="", help="What FAMILY begins with: a model of it, a backbone, or its file."
 )
+@click.option("--overwrite", is_flag=True, help="Replace a model or a stopped run of that name.")
 @device_option
 @json_option
 def train(
@@ -165,6 +166,7 @@ def train(
     seed: int,
     recipe: str,
     start: str,
+    overwrite: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -184,6 +186,7 @@ def train(
             device=device,
             recipe=recipe,
             start=start,
+            overwrite=overwrite,
             job=job,
         )
     found = report.to_json()
