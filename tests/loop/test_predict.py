@@ -29,7 +29,7 @@ from maskloop.models.cards import ModelCard, save_card
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
     """A 3D network that calls everything above 0 a tumour, saved as a user's model."""
     family = FAMILIES.get("unet")
-    card = family.card("small", LabelTable.classes({1: "liver", 2: "tumour"}))
+    card = family.card("residual3d", LabelTable.classes({1: "liver", 2: "tumour"}))
     torch.manual_seed(0)
     network = family.build(card)
     file = tmp_path_factory.mktemp("weights") / "w.safetensors"

@@ -19,14 +19,17 @@ from maskloop.models.cards import ModelCard, find_card
 from maskloop.ops.candidates import TOP, steps_of
 from maskloop.ops.device import CPU
 from maskloop.ops.phantom import phantom_ct
+from tests.contracts.test_models import NAMES as INSTALLED
 
-NAMES = [name for name in FAMILIES if isinstance(FAMILIES.get(name), GivesChances)]
+NAMES = [name for name in INSTALLED if isinstance(FAMILIES.get(name), GivesChances)]
 SMALL = {
     "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
     "deeplab": {"width": 0.125},
     "fcn": {"width": 0.0625},
+    "meshnet": {"features": 4, "dilations": [1, 2, 1]},
     "patchnet": {"width": 0.25},
     "segnet": {"width": 0.125},
+    "smp": {"encoder": "mobilenet_v2"},
     "torchsemantic": {"shortest": 64, "longest": 96},
     "unet": {"width": 0.125},
 }
