@@ -113,7 +113,7 @@ def test_a_file_brings_its_pixels_rule_and_its_source(tmp_path: Path) -> None:
 def test_a_start_of_another_family_or_none_is_refused(coarse: ModelCard) -> None:
     with pytest.raises(InputError, match="family 'deeplab'"):
         starts.begin(small("deeplab", "xception41"), "my-fcn32", Job())
-    with pytest.raises(UnknownNameError, match="my-fcn32, .*vgg16-imagenet"):
+    with pytest.raises(UnknownNameError, match=r"my-fcn32, .*vgg16-imagenet"):
         starts.begin(small("fcn", "16s"), "nothing", Job())
     with pytest.raises(InputError, match="leave out the start"):
         train(pairs(), "my-fcn32", "next", steps=1, start="my-fcn32")
