@@ -350,6 +350,8 @@ LIMITS = (
     "model `nuclei`, takes them apart.",
     "Trained for minutes on 43 pictures of six looks, with {what}: to try the family and to "
     "fine-tune from, not the best that it can do.",
+    "Nuclei that are plainly brighter than all else need no network: Otsu's threshold with holes "
+    "filled has a mean Dice of 0.879 on the same held-out pictures, but 0.19 on the bright field.",
 )
 
 
@@ -386,6 +388,9 @@ def ship(folder: Path) -> None:
             **_measured(json.loads((where / "report.json").read_text())),
         }
         places = [i for i, b in enumerate(blocks) if b["name"] == name]
+        known = blocks[places[0]].get("memory") if places else None
+        if known:
+            block["memory"] = known  # of its windows, measured by `maskloop models memory`
         at = places[0] if places else len(blocks)
         blocks[at : at + len(places)] = [block]
     catalogue.write_text(_as_text(blocks) + "\n")
