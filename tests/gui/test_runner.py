@@ -120,17 +120,29 @@ def test_the_docks_own_cancel_stops_it_too(qtbot: Any, owner: QObject) -> None:
         run._bar.cancel()
 
 
-def test_an_optimiser_beside_a_window_does_not_crash_the_process() -> None:
-    """Mesa's LLVM and triton's in one process end in a segmentation fault."""
-    script = """
+def beside_a_window(code: str) -> subprocess.CompletedProcess[str]:
+    script = f"""
 import napari, numpy, torch
 from qtpy.QtWidgets import QApplication
-from maskloop.ops.device import load_optimisers
 napari.Viewer().add_image(numpy.zeros((10, 10)))
 QApplication.processEvents()
-load_optimisers()
-torch.optim.AdamW([torch.nn.Parameter(torch.zeros(3))])
+{code}
 print("alive")
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from maskloop.ops.device import load_dynamo; load_dynamo(); "
+        "torch.optim.AdamW([torch.nn.Parameter(torch.zeros(3))])",
+        "from maskloop.models import FAMILIES, cards; card = cards.find_card('nuclei-deeplab'); "
+        "FAMILIES.get('deeplab').build(card)",
+    ],
+    ids=["optimiser", "timm"],
+)
+def test_what_imports_triton_does_not_crash_a_window(code: str) -> None:
+    """Mesa's LLVM and triton's in one process end in a segmentation fault."""
+    found = beside_a_window(code)
     assert "alive" in found.stdout, found.stderr[-2000:]

@@ -585,7 +585,7 @@ def _network(plan: _Plan) -> nn.Module:
 
 def _fit(plan: _Plan, run: Run, job: Job) -> tuple[nn.Module, tuple[Point, ...], int]:
     from maskloop.models.base import Batch
-    from maskloop.ops.device import load_optimisers
+    from maskloop.ops.device import load_dynamo
     from maskloop.training.augment import Augmentation
     from maskloop.training.fit import fit
     from maskloop.training.patches import PatchStore
@@ -602,7 +602,7 @@ def _fit(plan: _Plan, run: Run, job: Job) -> tuple[nn.Module, tuple[Point, ...],
         batch = Batch(patches.images, patches.ids, list(patches.categories))
         return plan.family.train_step(network, batch, card=plan.base)
 
-    load_optimisers()
+    load_dynamo()
     network = _network(plan)
     fitted = fit(
         network,

@@ -22,6 +22,7 @@ from maskloop.models.base import Batch, key_difference
 from maskloop.models.blocks import cropped, narrowed
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
+from maskloop.ops.device import load_dynamo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,6 +173,7 @@ def _xception(variant: str, channels: int, stride: int, width: float) -> tuple[n
     Blocks as in Fig. 4 of the paper; 41 has half the middle flow, 71 (section 4.3 of the paper)
     two more strided-out entry blocks.
     """
+    load_dynamo()  # timm imports it
     from timm.layers.conv_bn_act import ConvNormAct
     from timm.models.xception_aligned import XceptionAligned
 
@@ -211,6 +213,7 @@ def _xception(variant: str, channels: int, stride: int, width: float) -> tuple[n
 
 
 def _resnet(variant: str, channels: int, stride: int, width: float) -> tuple[nn.Module, int, int]:
+    load_dynamo()  # timm imports it
     import timm
 
     if width != 1:

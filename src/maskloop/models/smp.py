@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from maskloop.core.errors import InputError, MissingExtraError, UnknownNameError
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
+from maskloop.ops.device import load_dynamo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,12 +128,14 @@ def _require_free(encoder: str, parameters: Mapping[str, Any]) -> None:  # Any: 
 
 
 def _is_timms(encoder: str) -> bool:
+    load_dynamo()  # timm imports it
     import timm
 
     return encoder.startswith("tu-") and bool(timm.is_model(encoder.removeprefix("tu-")))
 
 
 def _library() -> Any:  # Any: it has no stubs
+    load_dynamo()  # timm, which it imports, imports it
     try:
         import segmentation_models_pytorch
     except ImportError as error:

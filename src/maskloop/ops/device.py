@@ -328,12 +328,12 @@ def spare_a_core() -> None:
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
 
 
-def load_optimisers() -> None:
-    """Load what torch loads with its first optimiser, without triton where that would crash.
+def load_dynamo() -> None:
+    """Load what an optimiser and timm load of torch, without triton where that would crash.
 
     On Linux, triton and Mesa's software or AMD drawing each bring an LLVM; importing triton into a
     process that draws through Mesa is a segmentation fault. `torch._dynamo` does so, and every
-    optimiser imports that. Nothing here compiles networks, so nothing is lost.
+    optimiser and timm import that. Nothing here compiles networks, so nothing is lost.
     """
     maps = Path("/proc/self/maps")
     draws_by_mesa = maps.exists() and "libLLVM" in maps.read_text(encoding="utf-8")

@@ -168,9 +168,9 @@ class TrainSection(Section):
 
         def work(job: Job) -> Any:  # Any: a TrainingReport; its type would import the loop
             from maskloop.loop.train import train
-            from maskloop.ops.device import load_optimisers, spare_a_core
+            from maskloop.ops.device import load_dynamo, spare_a_core
 
-            load_optimisers()
+            load_dynamo()
             spare_a_core()
             cases = [pair.case() for pair in pairs]
             return train(cases, base, name, steps=steps, recipe=recipe, job=job)
