@@ -38,6 +38,11 @@ def cropped(x: Tensor, size: Sequence[int], *, offset: int | None = None) -> Ten
     return x
 
 
+def for_grey(weight: Tensor) -> Tensor:
+    """Return a first layer's weights ``(out, 3, y, x)`` for one channel: three equal ones."""
+    return weight.sum(1, keepdim=True)
+
+
 def start_he(network: nn.Module) -> None:
     """Draw convolutions and linear layers from N(0, 2 / fan-in), biases 0.
 

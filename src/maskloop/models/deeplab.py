@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import InputError, UnknownNameError, WeightsError
+from maskloop.core.errors import InputError, WeightsError
 from maskloop.models.base import Batch, key_difference
-from maskloop.models.blocks import cropped, narrowed
+from maskloop.models.blocks import cropped, for_grey, narrowed
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 from maskloop.ops.device import load_dynamo
@@ -249,9 +249,7 @@ class DeepLabFamily(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network for photographs."""
-        variant = variant or "xception65"
-        if variant not in _TITLES:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(_TITLES))
+        variant = self.known(variant)
         return ModelCard(
             name=f"{self.name}-{variant}",
             title=f"DeepLab v3+, {_TITLES[variant]}, untrained",
@@ -281,8 +279,7 @@ class DeepLabFamily(DenseFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
-        if card.variant not in _TITLES:
-            raise UnknownNameError.of(f"variant of {self.name}", card.variant, list(_TITLES))
+        variant = self.known(card.variant)
         stride = int(card.parameters.get("stride", 16))
         if stride not in _RATES:
             msg = f"expected an output stride of 16 or 8, got {stride!r}; correct the card"
@@ -290,7 +287,7 @@ class DeepLabFamily(DenseFamily):
         return DeepLab(
             card.channels,
             len(card.labels) + 1,
-            card.variant,
+            variant,
             stride=stride,
             width=float(card.parameters.get("width", 1.0)),
         )
@@ -315,8 +312,7 @@ class DeepLabFamily(DenseFamily):
             }
             first = next(key for key in own if key.startswith(inside))
             if card.channels == 1 and first in state:
-                # Grey stands for three equal channels.
-                state[first] = state[first].sum(1, keepdim=True)
+                state[first] = for_grey(state[first])
             left = ("pyramid", "low", "decoder", "score")
         # Older files do not count the batches that a norm has seen; nothing here asks for it.
         rest = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskloop.core.errors import InputError
+from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.core.image import smallest_unsigned
 from maskloop.models import base
 from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
@@ -66,6 +66,13 @@ class DenseFamily:
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network; see `Family.card`."""
         raise NotImplementedError
+
+    def known(self, variant: str) -> str:
+        """Return `variant`, the first named where it is empty; raise `UnknownNameError` if none."""
+        variant = variant or self.variants[0]
+        if variant not in self.variants:
+            raise UnknownNameError.of(f"variant of {self.name}", variant, list(self.variants))
+        return variant
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; see `Family.build`."""

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import InputError, UnknownNameError, WeightsError
+from maskloop.core.errors import InputError, WeightsError
 from maskloop.models.base import key_difference
-from maskloop.models.blocks import cropped, narrowed, start_he, vgg_stages
+from maskloop.models.blocks import cropped, for_grey, narrowed, start_he, vgg_stages
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 
@@ -187,9 +187,7 @@ class FCNFamily(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network for photographs."""
-        variant = variant or "32s"
-        if variant not in _SCALES:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(_SCALES))
+        variant = self.known(variant)
         return ModelCard(
             name=f"{self.name}-{variant}",
             title=f"FCN-{variant}, untrained",
@@ -213,8 +211,7 @@ class FCNFamily(DenseFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; score layers zero, as in the paper."""
-        if card.variant not in _SCALES:
-            raise UnknownNameError.of(f"variant of {self.name}", card.variant, list(_SCALES))
+        variant = self.known(card.variant)
         upsampling = str(card.parameters.get("upsampling", "none"))
         if upsampling not in _LEARNS:
             msg = (
@@ -225,7 +222,7 @@ class FCNFamily(DenseFamily):
         return FCN(
             card.channels,
             len(card.labels) + 1,
-            card.variant,
+            variant,
             width=width,
             hidden=narrowed(int(card.parameters.get("hidden", 4096)), width),
             upsampling=upsampling,
@@ -242,8 +239,7 @@ class FCNFamily(DenseFamily):
         if "features.0.weight" in state:
             state = from_vgg(state)
             if card.channels == 1:
-                # Grey stands for three equal channels.
-                state[_FIRST] = state[_FIRST].sum(1, keepdim=True)
+                state[_FIRST] = for_grey(state[_FIRST])
             left: tuple[str, ...] = ("score", "upscores")
         else:
             # The last step of a coarser network is none of a finer one: sizes differ.

@@ -185,9 +185,7 @@ class MeshNetFamily(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network for T1-weighted heads."""
-        variant = variant or self.variants[0]
-        if variant not in PLANS:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(self.variants))
+        variant = self.known(variant)
         return ModelCard(
             name=f"{self.name}-{variant}",
             title="MeshNet, untrained",

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.errors import InputError
 from maskloop.models.base import IGNORE, Batch, Volume
 from maskloop.models.blocks import narrowed, start_he
 from maskloop.models.cards import ModelCard
@@ -203,9 +203,7 @@ class PatchNetFamily(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network that sees grey windows."""
-        variant = variant or "n4"
-        if variant not in _KERNELS:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(_KERNELS))
+        variant = self.known(variant)
         margin = (PatchNet(1, 2, kernels=_KERNELS[variant], last=_LAST[variant]).window - 1) // 2
         return ModelCard(
             name=f"{self.name}-{variant}",
@@ -234,14 +232,13 @@ class PatchNetFamily(DenseFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights."""
-        if card.variant not in _KERNELS:
-            raise UnknownNameError.of(f"variant of {self.name}", card.variant, list(_KERNELS))
+        variant = self.known(card.variant)
         width = float(card.parameters.get("width", 1.0))
         return PatchNet(
             card.channels,
             len(card.labels) + 1,
-            kernels=_KERNELS[card.variant],
-            last=_LAST[card.variant],
+            kernels=_KERNELS[variant],
+            last=_LAST[variant],
             maps=narrowed(48, width),
             hidden=narrowed(200, width),
         )

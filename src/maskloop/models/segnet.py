@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.errors import InputError
 from maskloop.models.base import IGNORE, Batch, Volume
 from maskloop.models.blocks import start_he, vgg_stages
 from maskloop.models.cards import ModelCard
@@ -168,9 +168,7 @@ class SegNetFamily(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network for photographs."""
-        variant = variant or "vgg16"
-        if variant not in self.variants:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(self.variants))
+        variant = self.known(variant)
         return ModelCard(
             name=self.name,
             title="SegNet, untrained",

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from maskloop.core.errors import UnknownNameError
 from maskloop.models.base import Batch  # noqa: TC001  (kept importable for run-time hints)
 from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
@@ -58,9 +57,7 @@ class TorchSemantic(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network of `variant` for `labels`."""
-        variant = variant or "lraspp_mobilenet_v3_large"
-        if variant not in _TITLES:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(_TITLES))
+        variant = self.known(variant or "lraspp_mobilenet_v3_large")
         return ModelCard(
             name=f"{self.name}-{variant}",
             title=f"{_TITLES[variant]}, untrained",
@@ -87,12 +84,11 @@ class TorchSemantic(DenseFamily):
         """Return the network with random weights; nothing is downloaded."""
         import torchvision
 
-        if card.variant not in _TITLES:
-            raise UnknownNameError.of(f"variant of {self.name}", card.variant, list(_TITLES))
+        variant = self.known(card.variant)
         told: dict[str, Any] = {"weights": None, "weights_backbone": None}
-        if not card.variant.startswith("lraspp"):
+        if not variant.startswith("lraspp"):
             told["aux_loss"] = bool(card.parameters.get("auxiliary", False))
-        make = getattr(torchvision.models.segmentation, card.variant)
+        make = getattr(torchvision.models.segmentation, variant)
         network: nn.Module = make(num_classes=len(card.labels) + 1, **told)
         return network.eval()
 

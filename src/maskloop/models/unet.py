@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskloop.core.errors import InputError, UnknownNameError
+from maskloop.core.errors import InputError
 from maskloop.core.labels import LabelTable
 from maskloop.models.base import IGNORE, class_indices
 from maskloop.models.blocks import cropped, narrowed, start_he
@@ -120,15 +120,13 @@ class UNetFamily(DenseFamily):
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network: grey pictures, or CT in Hounsfield units."""
-        variant = variant or "2015"
-        if variant not in self.variants:
-            raise UnknownNameError.of(f"variant of {self.name}", variant, list(self.variants))
+        variant = self.known(variant)
         return (_card_2015 if variant == "2015" else _card_3d)(self.name, variant, labels)
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights."""
         classes = len(card.labels) + 1
-        if card.variant == "residual3d":
+        if self.known(card.variant) == "residual3d":
             return UNet3D(card.channels, classes, width=int(card.parameters.get("width", 8)))
         return UNet2015(card.channels, classes, width=float(card.parameters.get("width", 1.0)))
 
