@@ -13,7 +13,7 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.models.base import Batch, Calibrates, Family, Surveys
+from maskloop.models.base import Batch, Calibrates, Family, Segmentation, Surveys
 from maskloop.models.cards import ModelCard
 from maskloop.ops.device import CPU
 from maskloop.training.fit import Point, Recipe, fit, seeded
@@ -58,6 +58,53 @@ def learn(
     rate: float = 1e-3,
 ) -> tuple[float, tuple[Point, ...]]:
     """Train on whole pictures as `maskloop train` does; return their mean IoU and the curve."""
+    found, curve = _learnt(family, card, cases, folder, steps, batch, rate)
+    truth = [mask.data for _, mask in cases]
+    return mean_iou(np.stack([one.ids for one in found]), np.stack(truth)), curve
+
+
+def learn_objects(
+    family: Family,
+    card: ModelCard,
+    cases: list[Case],
+    folder: Path,
+    *,
+    steps: int,
+    batch: int = 2,
+    rate: float = 1e-3,
+) -> tuple[float, int]:
+    """Train on whole pictures; return the mean best IoU of each object, and the spare detections.
+
+    The best is looked for among detections of the object's class; spare are those that meet no
+    object of their class with an IoU of 0.5.
+    """
+    found, _ = _learnt(family, card, cases, folder, steps, batch, rate)
+    ious, spare = [], 0
+    for one, (_, mask) in zip(found, cases, strict=True):
+        hits = set()
+        for i in mask.ids():
+            name = mask.labels[i].category or mask.labels[i].name
+            same = [k for k, row in one.labels.items() if (row.category or row.name) == name]
+            overlaps = {k: _iou(one.ids == k, mask.data == i) for k in same}
+            ious.append(max(overlaps.values(), default=0.0))
+            hits |= {k for k, iou in overlaps.items() if iou >= 0.5}
+        spare += len(set(one.labels) - hits)
+    return float(np.mean(ious)), spare
+
+
+def _iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    return float(np.count_nonzero(a & b) / max(np.count_nonzero(a | b), 1))
+
+
+def _learnt(
+    family: Family,
+    card: ModelCard,
+    cases: list[Case],
+    folder: Path,
+    steps: int,
+    batch: int,
+    rate: float,
+) -> tuple[list[Segmentation], tuple[Point, ...]]:
     volumes = [
         volume
         for image, mask in cases
@@ -75,7 +122,9 @@ def learn(
             for v in chosen
         ]
         images = torch.from_numpy(np.stack([v.data for v in chosen]))
-        return Patches(images, torch.from_numpy(np.stack(ids)), [{} for _ in chosen])
+        return Patches(
+            images, torch.from_numpy(np.stack(ids)), [dict(v.categories) for v in chosen]
+        )
 
     recipe = Recipe(steps, rate, average=0.0, schedule="constant", checkpoint_every=0)
     fitted = fit(
@@ -89,11 +138,8 @@ def learn(
     )
     if isinstance(family, Calibrates):
         card = family.calibrate(network, volumes, card=card, device=CPU, job=Job())
-    found = [
-        family.segment(network, image, card=card, device=CPU, job=Job()).ids for image, _ in cases
-    ]
-    truth = [mask.data for _, mask in cases]
-    return mean_iou(np.stack(found), np.stack(truth)), fitted.curve
+    found = [family.segment(network, image, card=card, device=CPU, job=Job()) for image, _ in cases]
+    return found, fitted.curve
 
 
 def mean_iou(found: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> float:

@@ -18,14 +18,15 @@ from maskloop.core.mask import Mask
 from maskloop.models import base
 from maskloop.models.base import IGNORE, Batch
 from maskloop.models.cards import ModelCard, find_card
-from maskloop.models.maskrcnn import FAMILY, _detect, _normalised, _pasted, _resized, _targets
+from maskloop.models.instances import targets_of
+from maskloop.models.maskrcnn import FAMILY
 from maskloop.models.weights import torchvision_weights
 from maskloop.ops.device import CPU
 
 LABELS = LabelTable.classes({1: "disc", 2: "square"})
 
 
-def small_card(variant: str = "v1", **told: object) -> ModelCard:
+def small_card(variant: str = "resnet50", **told: object) -> ModelCard:
     card = FAMILY.card(variant, LABELS)
     few: dict[str, object] = {"shortest": 96, "longest": 128, "detections": 20, "least_score": 0.0}
     few |= {"proposals": 30, "samples": 16}
@@ -43,7 +44,7 @@ def network() -> torch.nn.Module:
     return FAMILY.build(small_card())
 
 
-def test_v1_has_the_papers_parameter_count_and_v2_torchvisions() -> None:
+def test_the_first_has_the_papers_parameter_count_and_the_second_torchvisions() -> None:
     coco = find_card("maskrcnn-coco")
     assert sum(p.numel() for p in FAMILY.build(coco).parameters()) == 44_401_393
     second = FAMILY.build(find_card("maskrcnn-v2-coco"))
@@ -67,14 +68,17 @@ def test_cards_say_what_torchvision_publishes(name: str) -> None:
     assert sorted(metrics.values()) == sorted(published.meta["_metrics"]["COCO-val2017"].values())
 
 
-@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("variant", ["resnet50", "resnet50-v2"])
 def test_torchvisions_own_state_loads_strictly(variant: str, tmp_path: Path) -> None:
     from torchvision.models import detection
 
-    make = {"v1": detection.maskrcnn_resnet50_fpn, "v2": detection.maskrcnn_resnet50_fpn_v2}
+    make = {
+        "resnet50": detection.maskrcnn_resnet50_fpn,
+        "resnet50-v2": detection.maskrcnn_resnet50_fpn_v2,
+    }
     plain = make[variant](weights=None, weights_backbone=None, num_classes=3)
     state = plain.state_dict()
-    if variant == "v1":  # published with frozen batch norms, which count no batches
+    if variant == "resnet50":  # published with frozen batch norms, which count no batches
         state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "w.pth")
     card = small_card(variant, norm="frozen")
@@ -126,11 +130,8 @@ def test_objects_equal_torchvisions_own_forward(network: torch.nn.Module) -> Non
     network.transform.min_size, network.transform.max_size = (96,), 128
     with torch.inference_mode():
         unit = torch.from_numpy(image.data).permute(2, 0, 1).float() / 255
-        wanted = network([unit])[0]
-        data = torch.from_numpy(_normalised(image)[0])
-        resized = _resized(data, card)
-        found = _detect(network, resized)
-    listed = _pasted(found, resized.shape[-2:], (70, 90), card)
+        wanted = network.eval()([unit])[0]
+    listed, _ = FAMILY.objects(network, image, card=card, device=CPU, job=Job())
     assert len(listed) == len(wanted["scores"]) > 3
     for one, mask, score, label in zip(
         listed, wanted["masks"], wanted["scores"], wanted["labels"], strict=True
@@ -153,7 +154,7 @@ def test_ids_lie_on_the_images_grid_with_rows_for_all(network: torch.nn.Module) 
     scores = [row.score or 0 for row in found.labels.values()]
     assert scores == sorted(scores, reverse=True)
     assert {row.category for row in found.labels.values()} <= {"disc", "square"}
-    assert all(row.is_thing and row.author == "maskrcnn-v1" for row in found.labels.values())
+    assert all(row.is_thing and row.author == "maskrcnn-resnet50" for row in found.labels.values())
 
 
 def test_outputs_without_a_label_are_left_out(network: torch.nn.Module) -> None:
@@ -178,7 +179,7 @@ def test_running_out_of_memory_is_told_as_such(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("maskloop.models.maskrcnn._detect", full)
+    monkeypatch.setattr(type(network.backbone), "forward", full)
     with pytest.raises(DeviceError, match="memory"):
         FAMILY.segment(network, picture(), card=small_card(), device=CPU, job=Job())
 
@@ -198,7 +199,7 @@ def batch_of_discs(seed: int = 0) -> Batch:
 def test_training_lowers_the_loss_on_two_pictures() -> None:
     torch.manual_seed(0)
     card, batch = small_card(), batch_of_discs()
-    network = FAMILY.build(card)
+    network = FAMILY.build(card).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     losses = []
     for _ in range(4):
@@ -215,19 +216,20 @@ def test_training_lowers_the_loss_on_two_pictures() -> None:
 def test_unreviewed_background_teaches_nothing(network: torch.nn.Module) -> None:
     batch = batch_of_discs()
     card = small_card()
-    FAMILY.train_step(network, batch, card=card)
+    FAMILY.train_step(network.train(), batch, card=card)
     rpn = network.rpn
     anchors = [torch.tensor([[0.0, 0, 20, 20], [40, 40, 60, 60], [8, 12, 32, 36]])] * 2
-    targets = [_targets(i, c, card) for i, c in zip(batch.ids, batch.categories, strict=True)]
-    seen, _ = rpn.assign_targets_to_anchors(anchors, targets)
+    targets = [targets_of(i, c) for i, c in zip(batch.ids, batch.categories, strict=True)]
+    told = [{"boxes": t.boxes, "labels": t.labels} for t in targets]
+    seen, _ = rpn.assign_targets_to_anchors(anchors, told)
     assert seen[0].tolist()[:2] == [0, 0]
     half = batch.ids.clone()
     half[:, 38:, :] = IGNORE
     FAMILY.train_step(network, Batch(batch.images, half, batch.categories), card=card)
-    unseen, _ = rpn.assign_targets_to_anchors(anchors, targets)
+    unseen, _ = rpn.assign_targets_to_anchors(anchors, told)
     assert unseen[0].tolist()[:2] == [0, -1]
     _, labels = network.roi_heads.assign_targets_to_proposals(
-        anchors, [t["boxes"] for t in targets], [t["labels"] for t in targets]
+        anchors, [t.boxes for t in targets], [t.labels for t in targets]
     )
     assert labels[0].tolist()[1] == -1
 
@@ -237,19 +239,10 @@ def test_a_batch_without_objects_or_review_still_has_a_finite_loss(
 ) -> None:
     batch = batch_of_discs()
     for ids in (torch.zeros_like(batch.ids), torch.full_like(batch.ids, IGNORE)):
-        loss = FAMILY.train_step(network, Batch(batch.images, ids, [{}, {}]), card=small_card())
+        batch = Batch(batch.images, ids, [{}, {}])
+        loss = FAMILY.train_step(network.train(), batch, card=small_card())
         assert torch.isfinite(loss)
         assert loss.requires_grad
-
-
-def test_boxes_enclose_their_objects_exactly() -> None:
-    ids = torch.zeros(10, 12, dtype=torch.int64)
-    ids[2:5, 3:9] = 4
-    ids[7, 7] = 9
-    found = _targets(ids, {4: 2, 9: 1}, small_card())
-    assert found["boxes"].tolist() == [[3, 2, 9, 5], [7, 7, 8, 8]]
-    assert found["labels"].tolist() == [2, 1]
-    assert found["masks"].sum((1, 2)).tolist() == [18, 1]
 
 
 def test_preparing_keeps_ids_categories_and_review() -> None:

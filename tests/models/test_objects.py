@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskloop.models.objects import Found, join, scale_to, settle, table
+from maskloop.models.objects import Found, joined, scale_to, settle, table
 
 
 def square(top: int, left: int, size: int, score: float, category: str = "cell") -> Found:
@@ -76,6 +76,24 @@ def test_every_claimed_voxel_is_given_or_counted(
         )
 
 
+def seen_in(truth: np.ndarray, box: tuple[slice, ...]) -> list[Found]:
+    """Return the objects of an id map as a tile sees them: cut at its edges."""
+    part = truth[box]
+    found = []
+    for i in np.unique(part[part > 0]):
+        rows, columns = np.nonzero(part == i)
+        at = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        found.append(Found(at, part[at] == i, float(i) / 1000, "cell"))
+    return found
+
+
+def tiles_of(shape: tuple[int, int], side: int, step: int) -> list[tuple[slice, slice]]:
+    starts = itertools.product(range(0, shape[0], step), range(0, shape[1], step))
+    return [
+        (slice(y, min(y + side, shape[0])), slice(x, min(x + side, shape[1]))) for y, x in starts
+    ]
+
+
 @pytest.mark.parametrize("step", [16, 24, 31])
 def test_objects_cut_by_tiles_become_one_again(step: int) -> None:
     from skimage.measure import label
@@ -86,36 +104,48 @@ def test_objects_cut_by_tiles_become_one_again(step: int) -> None:
     for cy, cx, r in rng.integers((0, 0, 3), (90, 100, 8), (25, 3)):
         region |= (y - cy) ** 2 + (x - cx) ** 2 < r * r
     truth = label(region)
-    tiles = []
-    for top, left in itertools.product(range(0, 90, step), range(0, 100, step)):
-        box = (slice(top, min(top + 40, 90)), slice(left, min(left + 40, 100)))
-        part = truth[box]
-        order = rng.permutation(truth.max()) + 1  # a tile numbers as it likes
-        tiles.append((box, np.where(part > 0, order[part - 1], 0).astype(np.uint16)))
-    ids, members = join(tiles, truth.shape)
-    pairs = set(zip(truth.ravel().tolist(), ids.ravel().tolist(), strict=True))
+    tiles = [(box, seen_in(truth, box)) for box in tiles_of(truth.shape, 40, step)]
+    found = settle(joined(tiles), truth.shape)
+    pairs = set(zip(truth.ravel().tolist(), found.ids.ravel().tolist(), strict=True))
     assert len(pairs) == truth.max() + 1
-    assert len(members) == truth.max()
+    assert len(found.labels) == truth.max()
+    assert found.lost == 0
+
+
+def test_an_object_cut_by_four_tiles_is_one() -> None:
+    truth = np.zeros((60, 60), np.uint8)
+    truth[10:50, 10:50] = 1
+    boxes = [(slice(y, y + 36), slice(x, x + 36)) for y in (0, 24) for x in (0, 24)]
+    tiles = [(box, seen_in(truth, box)) for box in boxes]
+    assert [len(found) for _, found in tiles] == [1, 1, 1, 1]
+    (one,) = joined(tiles)
+    assert one.box == (slice(10, 50), slice(10, 50))
+    assert one.region.all()
+
+
+def test_what_a_neighbour_sees_whole_is_left_to_it() -> None:
+    # The left tile sees two columns of it and draws them badly: half of them is missing.
+    left = [Found((slice(5, 10), slice(18, 20)), np.eye(5, 2, dtype=bool), 0.9, "cell")]
+    right = [square(5, 8, 5, 0.4)]
+    boxes = [(slice(0, 20), slice(0, 20)), (slice(0, 20), slice(10, 30))]
+    (one,) = joined(list(zip(boxes, (left, right), strict=True)))
+    assert (one.score, one.region.sum()) == (0.4, 25)
 
 
 def test_touching_objects_of_two_tiles_stay_two() -> None:
-    first = np.zeros((10, 10), np.uint8)
-    second = np.zeros((10, 10), np.uint8)
-    first[:, 4:9], second[:, 3:8] = 1, 1  # columns 4..8 and 5+3..: 8..12 of the whole
-    tiles = [
-        ((slice(0, 10), slice(0, 10)), first),
-        ((slice(0, 10), slice(5, 15)), second),
-    ]
-    ids, members = join(tiles, (10, 15))
-    assert len(members) == 2
-    assert set(np.unique(ids[:, 8])) == {1}
-    assert set(np.unique(ids[:, 9:13])) == {2}
+    first, second = square(0, 4, 5, 0.5), square(0, 3, 5, 0.6)  # columns 4..8, and 5 + 3..7
+    boxes = [(slice(0, 10), slice(0, 10)), (slice(0, 10), slice(5, 15))]
+    assert len(joined([(boxes[0], [first]), (boxes[1], [second])])) == 2
+
+
+def test_one_place_of_two_categories_stays_two() -> None:
+    boxes = [(slice(0, 10), slice(0, 10)), (slice(0, 10), slice(5, 15))]
+    tiles = [(boxes[0], [square(2, 4, 6, 0.5)]), (boxes[1], [square(2, 0, 5, 0.6, "dog")])]
+    assert sorted(one.category for one in joined(tiles)) == ["cell", "dog"]
 
 
 def test_joining_nothing_is_empty() -> None:
-    ids, members = join([((slice(0, 3), slice(0, 3)), np.zeros((3, 3), np.uint8))], (3, 3))
-    assert not ids.any()
-    assert members == []
+    assert joined([((slice(0, 3), slice(0, 3)), [])]) == []
 
 
 def test_a_table_has_a_row_an_object() -> None:

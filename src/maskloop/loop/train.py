@@ -16,7 +16,7 @@ import numpy.typing as npt
 from maskloop.core.errors import InputError, UnknownNameError, WeightsError
 from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
-from maskloop.core.labels import Kind, LabelTable
+from maskloop.core.labels import Kind, Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.loop.load import load, load_mask
 from maskloop.training.measure import (
@@ -377,18 +377,22 @@ def _started(
 
 def _labels_of(cases: Sequence[TrainingCase], as_classes: bool, job: Job) -> LabelTable:
     """Return the classes that occur in the masks' tables; objects by their category."""
-    names: dict[str, int] = {}
+    rows: dict[str, Label] = {}
     for case in job.track(cases, "read labels"):
         mask = _mask_of(case, None, as_classes, job).checked()
         for row in mask.labels.values():
-            if not row.ignore and (row.category or row.name) not in names:
-                wanted = row.id if row.category is None else len(names) + 1
-                taken = set(names.values())
-                names[row.category or row.name] = wanted if wanted not in taken else max(taken) + 1
-    if not names:
+            name = row.category or row.name
+            if row.ignore or name in rows:
+                continue
+            wanted = row.id if row.category is None else len(rows) + 1
+            taken = {known.id for known in rows.values()}
+            number = wanted if wanted not in taken else max(taken) + 1
+            is_thing = row.is_thing or row.category is not None
+            rows[name] = Label(number, name, is_thing=is_thing)
+    if not rows:
         msg = "expected masks with labels, got none in any case; label something first"
         raise InputError(msg)
-    return LabelTable.classes({number: label for label, number in names.items()})
+    return LabelTable(rows.values())
 
 
 def _told(card: ModelCard, recipe_name: str) -> dict[str, Any]:  # Any: JSON

@@ -69,7 +69,9 @@ LISTED = {
     ),
     "flows": Listed("Flows to object centres", (2,), ("small",), ("instance",)),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
-    "maskrcnn": Listed("Mask R-CNN (torchvision)", (2,), ("v1", "v2"), ("instance",)),
+    "maskrcnn": Listed(
+        "Mask R-CNN (torchvision)", (2,), ("resnet50", "resnet50-v2"), ("instance",)
+    ),
     "meshnet": Listed(
         "MeshNet",
         (3,),

@@ -22,14 +22,18 @@ from maskloop.core.errors import InputError, MaskloopError, StorageError, Unknow
 from maskloop.core.files import sha256_of
 from maskloop.core.labels import LabelTable
 
-TASKS = ("semantic", "instance")
+TASKS = ("semantic", "instance", "panoptic")
 STATUSES = ("shipped", "fetched", "proved", "candidate", "untrained")
 PROOFS = ("real data", "synthetic data only", "experimental")
 SOURCES = ("package", "wheel", "torchvision", "url", "file", "folder")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA = re.compile(r"[0-9a-f]{8,64}")
-# Families that moved: cards saved before still open.
-_MOVED = {"unet3d": ("unet", "residual3d")}
+# Families and variants that moved: cards saved before still open.
+_MOVED = {
+    ("unet3d", ""): ("unet", "residual3d"),
+    ("maskrcnn", "v1"): ("maskrcnn", "resnet50"),
+    ("maskrcnn", "v2"): ("maskrcnn", "resnet50-v2"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class ModelCard:
         One line for the menu.
     family, variant : str
         Which code builds the network, and which of its sizes.
-    task : {"semantic", "instance"}
+    task : {"semantic", "instance", "panoptic"}
     ndim : {2, 3}
         Spatial axes of what the network takes.
     labels : LabelTable
@@ -331,8 +335,10 @@ class ModelCard:
             raise InputError(msg)
         known = {part.name for part in dataclasses.fields(cls)}
         values = {key: value for key, value in found.items() if key in known}
-        if values["family"] in _MOVED:
-            values["family"], values["variant"] = _MOVED[values["family"]]
+        told = (values["family"], values.get("variant", ""))
+        moved = _MOVED.get(told) or _MOVED.get((told[0], ""))
+        if moved:
+            values["family"], values["variant"] = moved
         try:
             values["labels"] = LabelTable.from_rows(values.get("labels", ()))
             values["weights"] = tuple(WeightFile(**w) for w in values.get("weights", ()))

@@ -82,7 +82,8 @@ def inspect(
     variant : str
         The first named where left out.
     classes : int, optional
-        Outputs, the background included; the fewest that the family takes where left out.
+        Outputs, the background included where it is one; the fewest that the family takes where
+        left out.
     channels : int, optional
         Of the input; the family's own where left out.
     size : sequence of int
@@ -204,8 +205,9 @@ def _card(family: Family, variant: str, classes: int | None, channels: int | Non
 def _card_of(family: Family, variant: str, classes: int | None) -> ModelCard:
     """Return a card of so many outputs, or of the fewest (2 or more) that the family takes."""
     counts = [classes] if classes is not None else list(range(2, _MOST_CLASSES_TRIED + 1))
+    spare = getattr(family, "spare_outputs", 1)
     for count in counts:
-        labels = LabelTable.classes([f"class {i}" for i in range(1, count)])
+        labels = LabelTable.classes([f"class {i}" for i in range(1, count + 1 - spare)])
         try:
             return family.card(variant, labels)
         except InputError:

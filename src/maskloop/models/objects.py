@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskloop.core.boxes import hull, shifted
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
 
@@ -154,33 +156,28 @@ def table(
     )
 
 
-def join(
-    tiles: Sequence[tuple[Box, npt.NDArray[Any]]], shape: Sequence[int], *, least_iou: float = 0.5
-) -> tuple[npt.NDArray[Any], list[list[tuple[int, int]]]]:
-    """Return one id map from the id maps of overlapping tiles.
+def joined(tiles: Sequence[tuple[Box, Sequence[Found]]], *, least_iou: float = 0.5) -> list[Found]:
+    """Return the objects of the whole from those that each of overlapping tiles saw.
 
-    Two objects of different tiles are one if their intersection over union, inside the overlap of
-    the two tiles, is at least `least_iou`. Chains are followed. Where tiles disagree on a voxel,
-    the earlier tile has it.
+    Two objects of one category, seen by different tiles, are one if their intersection over union
+    inside the overlap of the tiles is at least `least_iou`; chains are followed, and the best score
+    stands for all. An object that its tile's edge cuts off is left to a neighbour that sees the
+    place whole.
 
     Parameters
     ----------
-    tiles : sequence of (box, ids)
-        Where a tile lies, and its own ids (0 background).
-    shape : sequence of int
-        Of the whole.
+    tiles : sequence of (box, objects)
+        Where a tile lies in the whole; objects lie in the tile.
     least_iou : float
         From 0 to 1.
-
-    Returns
-    -------
-    ids : array of unsigned int
-        Numbered from 1, in order of tile and id.
-    members : list
-        For each id, from 1: the ``(tile number, tile's own id)`` it is made of.
     """
-    found = [[int(i) for i in np.unique(ids) if i] for _, ids in tiles]
-    parent = {(t, i): (t, i) for t, mine in enumerate(found) for i in mine}
+    boxes = [box for box, _ in tiles]
+    listed = [
+        [_moved(one, box) for one in found if not _is_better_seen(one, box, boxes)]
+        for box, found in tiles
+    ]
+    nodes = [(t, i) for t, mine in enumerate(listed) for i in range(len(mine))]
+    parent = {node: node for node in nodes}
 
     def root(node: tuple[int, int]) -> tuple[int, int]:
         while parent[node] != node:
@@ -188,59 +185,94 @@ def join(
             node = parent[node]
         return node
 
-    for a in range(len(tiles)):
-        for b in range(a + 1, len(tiles)):
-            for one, other in _same(tiles[a], tiles[b], least_iou):
-                first, second = sorted((root((a, one)), root((b, other))))
-                parent[second] = first
-    number: dict[tuple[int, int], int] = {}
-    members: list[list[tuple[int, int]]] = []
-    for node in sorted(parent):
-        top = root(node)
-        if top not in number:
-            number[top] = len(members) + 1
-            members.append([])
-        members[number[top] - 1].append(node)
-    whole = np.zeros(tuple(shape), dtype=smallest_unsigned(len(members)))
-    for t, (box, ids) in enumerate(tiles):
-        lookup = np.zeros(max(found[t], default=0) + 1, dtype=whole.dtype)
-        for i in found[t]:
-            lookup[i] = number[root((t, i))]
-        view = whole[box]
-        np.copyto(view, lookup[ids], where=view == 0)
-    return whole, members
+    for a, b in itertools.combinations(range(len(tiles)), 2):
+        shared = _shared(boxes[a], boxes[b])
+        if shared is None:
+            continue
+        for i, j in _same(listed[a], listed[b], shared, least_iou):
+            first, second = sorted((root((a, i)), root((b, j))))
+            parent[second] = first
+    groups: dict[tuple[int, int], list[Found]] = {}
+    for node in nodes:
+        groups.setdefault(root(node), []).append(listed[node[0]][node[1]])
+    return [_merged(group) for group in groups.values()]
+
+
+def _moved(one: Found, box: Box) -> Found:
+    return replace(one, box=shifted(one.box, (part.start for part in box)))
+
+
+def _is_better_seen(one: Found, tile: Box, tiles: Sequence[Box]) -> bool:
+    """Whether an edge of its tile cuts an object that another tile sees whole."""
+    box = shifted(one.box, (part.start for part in tile))
+    whole = hull(tiles)
+
+    def is_cut(by: Box) -> bool:
+        return any(
+            (part.start <= edge.start > end.start) or (part.stop >= edge.stop < end.stop)
+            for part, edge, end in zip(box, by, whole, strict=True)
+        )
+
+    return is_cut(tile) and not all(is_cut(other) for other in tiles)
+
+
+def _shared(first: Box, second: Box) -> Box | None:
+    parts = [
+        slice(max(p.start, q.start), min(p.stop, q.stop))
+        for p, q in zip(first, second, strict=True)
+    ]
+    return None if any(part.stop <= part.start for part in parts) else tuple(parts)
 
 
 def _same(
-    first: tuple[Box, npt.NDArray[Any]], second: tuple[Box, npt.NDArray[Any]], least_iou: float
+    first: Sequence[Found], second: Sequence[Found], shared: Box, least_iou: float
 ) -> list[tuple[int, int]]:
-    """Return the pairs of ids of two tiles that are one object, judged inside their overlap."""
-    shared = [
-        (max(p.start, q.start), min(p.stop, q.stop))
-        for p, q in zip(first[0], second[0], strict=True)
-    ]
-    if any(stop <= start for start, stop in shared):
+    """Return the pairs of objects of two tiles that are one, judged inside their overlap."""
+    one = [(i, part) for i, found in enumerate(first) if (part := _shared(found.box, shared))]
+    other = [(j, part) for j, found in enumerate(second) if (part := _shared(found.box, shared))]
+    if not one or not other:
         return []
-    a, b = (
-        ids[
-            tuple(
-                slice(lo - p.start, hi - p.start) for (lo, hi), p in zip(shared, box, strict=True)
-            )
-        ]
-        for box, ids in (first, second)
+    low, high = (
+        np.array([[(p.start, p.stop)[end] for p in part] for _, part in one]) for end in (0, 1)
     )
-    wide = int(b.max(initial=0)) + 1
-    joint = np.bincount((a.astype(np.int64) * wide + b).ravel(), minlength=wide)
-    pairs = np.flatnonzero(joint)
-    sizes_a, sizes_b = np.bincount(a.ravel()), np.bincount(b.ravel())
     same = []
-    for pair in pairs:
-        one, other = divmod(int(pair), wide)
-        if one and other:
-            union = sizes_a[one] + sizes_b[other] - joint[pair]
-            if joint[pair] >= least_iou * union:
-                same.append((one, other))
+    for j, part in other:
+        starts = np.maximum(low, [p.start for p in part])
+        stops = np.minimum(high, [p.stop for p in part])
+        for k in np.flatnonzero((starts < stops).all(axis=1)):
+            i = one[int(k)][0]
+            if first[i].category == second[j].category and (
+                _iou(first[i], second[j], shared) >= least_iou
+            ):
+                same.append((i, j))
     return same
+
+
+def _iou(first: Found, second: Found, shared: Box) -> float:
+    """Return the intersection over union of two objects inside a box."""
+    both, sizes = _shared(first.box, second.box), 0
+    both = both and _shared(both, shared)
+    for one in (first, second):
+        part = _shared(one.box, shared)
+        sizes += int(np.count_nonzero(_cut(one, part))) if part else 0
+    common = int(np.count_nonzero(_cut(first, both) & _cut(second, both))) if both else 0
+    return common / max(sizes - common, 1)
+
+
+def _cut(one: Found, box: Box) -> npt.NDArray[np.bool_]:
+    """Return the part of an object that lies in a box inside its own."""
+    return one.region[shifted(box, (-part.start for part in one.box))]
+
+
+def _merged(group: Sequence[Found]) -> Found:
+    best = max(group, key=lambda one: one.score)
+    if len(group) == 1:
+        return best
+    box = hull(one.box for one in group)
+    region = np.zeros([part.stop - part.start for part in box], dtype=bool)
+    for one in group:
+        region[shifted(one.box, (-part.start for part in box))] |= one.region
+    return Found(box, region, best.score, best.category)
 
 
 def scale_to(shape: Sequence[int], shortest: int, longest: int) -> float:
