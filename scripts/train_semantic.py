@@ -24,13 +24,16 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import runs
 import torch
 from PIL import Image as Pillow
+from runs import Case
 from scipy import ndimage
 from skimage.metrics import adapted_rand_error
 from train_nuclei import read as read_nuclei
@@ -42,13 +45,9 @@ from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.models import FAMILIES
-from maskloop.models.base import Batch, Calibrates, GivesProbabilities, Surveys, Volume
+from maskloop.models.base import GivesProbabilities
 from maskloop.models.cards import ModelCard
 from maskloop.ops.device import CPU
-from maskloop.training.augment import Augmentation
-from maskloop.training.cases import fingerprint
-from maskloop.training.fit import Recipe, fit, seeded
-from maskloop.training.patches import PatchStore
 
 # What differs from the paper's network: widths, and the sizes of crops. Steps were chosen so that a
 # run takes some ten minutes of one core.
@@ -73,15 +72,6 @@ STEPS = {
 STARTS = {"fcn:16s": "fcn:32s", "fcn:8s": "fcn:16s"}  # stage by stage, as in the paper
 COLOUR = ("fcn", "segnet", "deeplab")
 REFINE = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """One picture with its mask, and what stays of the objects for measuring."""
-
-    name: str
-    image: Image
-    mask: Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,111 +134,6 @@ def card_of(task: Task, model: str) -> ModelCard:
         told["border"] = {**told["border"], "cells": "background"}
     channels = 3 if task.name == "nuclei" and family in COLOUR else 1
     return dataclasses.replace(card, channels=channels, parameters=told)
-
-
-def train(
-    task: Task, model: str, folder: Path, steps: int, seed: int, *, again: bool = False
-) -> None:
-    """Train one network and write weights, card and report; nothing if they are there.
-
-    `again` goes on from the weights that are there, with a warm-up and a fall of the rate anew.
-    """
-    where = folder / task.name / model.replace(":", "-")
-    done: list[int] = []
-    spent = 0
-    if again:
-        before = json.loads((where / "report.json").read_text())
-        done, spent = before["rounds"], before["cpu_seconds"]
-    elif (where / "report.json").exists():
-        print(f"{where}: finished before", flush=True)
-        return
-    card = card_of(task, model)
-    family = FAMILIES.get(card.family)
-    started = time.process_time()
-    store = PatchStore(where / "volumes")
-    for case in task.train:
-        if case.name not in store:
-            (volume,) = family.prepare(case.image, case.mask, card=card, reviewed=None, job=Job())
-            store.add(case.name, volume)
-    volumes = [Volume(v.data, v.ids, v.reviewed, v.categories) for v in store.volumes()]
-    if isinstance(family, Surveys):
-        card = family.survey(card, volumes)
-    with seeded(seed):
-        network = family.build(card)
-    if again:
-        _start(network, where)
-    elif model in STARTS:
-        _start(network, folder / task.name / STARTS[model].replace(":", "-"))
-    shape = family.patch(card)
-    augment = Augmentation(family.augmentation(card))
-    told = card.parameters.get("recipe", {})
-    batch = int(told.get("batch", 4))
-    recipe = Recipe(
-        steps, float(told.get("rate", 1.5e-3)), seed=seed, average=0.995, checkpoint_every=50
-    )
-    fit(
-        network,
-        lambda net, part: family.train_step(
-            net, Batch(part.images, part.ids, list(part.categories)), card=card
-        ),
-        lambda rng: augment(
-            store.draw(rng, shape, count=batch, reach=augment.reach(shape)), shape, rng
-        ),
-        recipe=recipe,
-        folder=where / f"checkpoints-{len(done)}",
-        job=_show(f"{task.name} {model}"),
-    )
-    if isinstance(family, Calibrates):
-        card = family.calibrate(network, volumes, card=card, device=CPU, job=Job())
-    _write(network, where / "weights.safetensors")
-    (where / "card.json").write_text(json.dumps(card.to_json(), indent=1) + "\n")
-    report = {
-        "model": model,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "rounds": [*done, steps],
-        "batch": batch,
-        "cpu_seconds": round(time.process_time() - started) + spent,
-        "trained": [[c.name, fingerprint(c.image)] for c in task.train],
-        "held_out": [[c.name, fingerprint(c.image)] for c in task.held_out],
-        **measure(task, card, where / "weights.safetensors"),
-    }
-    (where / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in report.items() if k not in ("trained", "held_out")}))
-
-
-def measure_again(task: Task, model: str, folder: Path) -> None:
-    """Bring a finished report up to date with how networks are run today."""
-    where = folder / task.name / model.replace(":", "-")
-    if not (where / "report.json").exists():
-        print(f"{where}: not trained yet", flush=True)
-        return
-    card = ModelCard.from_json(json.loads((where / "card.json").read_text()))
-    report = json.loads((where / "report.json").read_text())
-    report |= measure(task, card, where / "weights.safetensors")
-    (where / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(model, report["scores"], report.get("refined"), flush=True)
-
-
-def _start(network: torch.nn.Module, folder: Path) -> None:
-    """Copy what a coarser network has learnt into one with more skips."""
-    from maskloop.models.base import read_state
-
-    own = network.state_dict()
-    known = read_state(folder / "weights.safetensors")
-    own.update({k: v.float() for k, v in known.items() if k in own and own[k].shape == v.shape})
-    network.load_state_dict(own)
-
-
-def _write(network: torch.nn.Module, path: Path) -> None:
-    """Write the weights in half precision: half the size, and no label changes (see the report)."""
-    from safetensors.torch import save_file
-
-    state = network.state_dict()
-    halves = {
-        k: v.half() if v.is_floating_point() and not k.endswith("running_var") else v
-        for k, v in sorted(state.items())
-    }
-    save_file({k: v.detach().contiguous().clone() for k, v in halves.items()}, path)
 
 
 def measure(task: Task, card: ModelCard, path: Path) -> dict[str, Any]:
@@ -356,96 +241,21 @@ LIMITS = (
 
 
 def ship(folder: Path) -> None:
-    """Put the trained nuclei networks into the package: weights, and their blocks of the catalogue.
-
-    A block of the same name is replaced.
-    """
-    from maskloop.core.files import sha256_of
-
-    models = Path(__file__).parents[1] / "src" / "maskloop" / "models"
-    catalogue = models / "catalogue.json"
-    blocks = json.loads(catalogue.read_text())
+    """Put the trained nuclei networks into the package."""
     for model, (name, what) in SHIPPED.items():
         where = folder / "nuclei" / model.replace(":", "-")
-        file = models / "weights" / f"{name}.safetensors"
-        file.write_bytes((where / "weights.safetensors").read_bytes())
-        card = ModelCard.from_json(json.loads((where / "card.json").read_text()))
-        block = dataclasses.replace(
-            card, name=name, title=f"Nucleus or not: {what}", status="shipped", proof="real data"
-        ).to_json() | {
-            "modality": "fluorescence, stained tissue or bright-field microscopy",
-            "licence": "CC0-1.0",
-            "licence_url": "https://creativecommons.org/publicdomain/zero/1.0/",
-            "limits": [limit.format(what=what) for limit in LIMITS],
-            "weights": [
-                {
-                    "file": file.name,
-                    "sha256": sha256_of(file),
-                    "size": file.stat().st_size,
-                    "source": {"package": file.name},
-                }
-            ],
-            **_measured(json.loads((where / "report.json").read_text())),
-        }
-        places = [i for i, b in enumerate(blocks) if b["name"] == name]
-        known = blocks[places[0]].get("memory") if places else None
-        if known:
-            block["memory"] = known  # of its windows, measured by `maskloop models memory`
-        at = places[0] if places else len(blocks)
-        blocks[at : at + len(places)] = [block]
-    catalogue.write_text(_as_text(blocks) + "\n")
-
-
-def _as_text(value: Any, indent: str = "", before: int = 0) -> str:  # Any: JSON
-    """Return JSON as the catalogue is written: on one line what fits on one."""
-    line = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict | list) or (indent and len(indent) + before + len(line) < 100):
-        return line
-    deeper = indent + "  "
-    if isinstance(value, list):
-        rows = [_as_text(v, deeper) for v in value]
-        first, last = "[]"
-    else:
-        keys = {k: json.dumps(k) for k in value}
-        rows = [f"{keys[k]}: {_as_text(v, deeper, len(keys[k]) + 2)}" for k, v in value.items()]
-        first, last = "{}"
-    body = ",\n".join(f"{deeper}{row}" for row in rows)
-    return f"{first}\n{body}\n{indent}{last}"
-
-
-def _measured(report: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
-    return {
-        "trained_on": (
-            f"{len(report['trained'])} of 64 pictures of the 2018 Data Science Bowl (CC0), by "
-            "scripts/train_semantic.py; the others were held out"
-        ),
-        "metrics": {
-            "definition": "means over the held-out pictures; region of all nuclei together",
-            "held_out": {"pictures": len(report["held_out"]), **report["scores"]},
-            "refined": report.get("refined", {}),
-            "parameters": report["parameters"],
-            "rounds of steps": report["rounds"],
-            "training_cpu_seconds": report["cpu_seconds"],
-            "training": {
-                "trained": sorted(key for _, key in report["trained"]),
-                "held_out": sorted(key for _, key in report["held_out"]),
-            },
-        },
-    }
-
-
-def _show(name: str) -> Job:
-    started = time.perf_counter()
-
-    def listen(progress: Any) -> None:
-        if progress.stage == "train" and progress.done % 25 == 0:
-            minutes = (time.perf_counter() - started) / 60
-            print(
-                f"{name} {progress.done}/{progress.total} {minutes:.1f} min {progress.note}",
-                flush=True,
-            )
-
-    return Job(listen)
+        report = json.loads((where / "report.json").read_text())
+        runs.ship(
+            where,
+            name,
+            f"Nucleus or not: {what}",
+            limits=[limit.format(what=what) for limit in LIMITS],
+            more=runs.measured(
+                report,
+                "train_semantic.py",
+                "means over the held-out pictures; region of all nuclei together",
+            ),
+        )
 
 
 def main() -> None:
@@ -469,11 +279,25 @@ def main() -> None:
     torch.set_num_threads(told.threads)
     task = (em if told.task == "em" else nuclei)(told.folder)
     for model in NARROW if told.family == "all" else (told.family,):
+        where = _folder(told.out, task, model)
         if told.measure:
-            measure_again(task, model, told.out)
-        else:
-            steps = told.steps or STEPS[model]
-            train(task, model, told.out, steps, told.seed, again=told.again)
+            runs.measure_again(where, partial(measure, task))
+            continue
+        runs.train(
+            task.train,
+            task.held_out,
+            card_of(task, model),
+            where,
+            steps=told.steps or STEPS[model],
+            seed=told.seed,
+            measure=partial(measure, task),
+            again=told.again,
+            start=_folder(told.out, task, STARTS[model]) if model in STARTS else None,
+        )
+
+
+def _folder(out: Path, task: Task, model: str) -> Path:
+    return out / task.name / model.replace(":", "-")
 
 
 if __name__ == "__main__":
