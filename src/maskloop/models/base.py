@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskloop.core.labels import LabelTable
     from maskloop.core.mask import Mask
     from maskloop.models.cards import ModelCard
+    from maskloop.models.objects import Found
     from maskloop.ops.candidates import Chances
     from maskloop.ops.device import Device
 
@@ -48,6 +49,9 @@ class Segmentation:
         How likely things are where they were not drawn; only from `GivesChances`.
     probabilities : float32 array, optional
         As from `GivesProbabilities`; only where they were asked for.
+    objects : tuple of Found, optional
+        Everything that was found one by one, whole, also where a better one has its voxels in
+        `ids`; None from a family that never draws two objects over each other.
     """
 
     ids: npt.NDArray[Any]  # Any: the narrowest unsigned type that fits
@@ -56,6 +60,7 @@ class Segmentation:
     lost: int = 0
     chances: Chances | None = None
     probabilities: npt.NDArray[np.float32] | None = None
+    objects: tuple[Found, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,6 +243,22 @@ class Begins(Protocol):
         ------
         WeightsError
             If `state` is of no network that the family knows, or of other widths.
+        """
+        ...
+
+
+@runtime_checkable
+class Imports(Protocol):
+    """A family that reads the weights its authors published; beside `Family`."""
+
+    def published(self, variant: str, labels: LabelTable) -> ModelCard:
+        """Return the card of the authors' network: its sizes, its pixels; see `Family.card`."""
+        ...
+
+    def converted(self, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the authors' tensors under the names, and in the order, of our network.
+
+        A name that is not known is kept, so that the difference shows it to the person.
         """
         ...
 

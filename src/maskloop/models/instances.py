@@ -80,7 +80,7 @@ class InstanceFamily:
     variants: tuple[str, ...] = ()
     is_trainable = True
     multiple = 32
-    """Rows and columns the network sees are padded to a multiple of this."""
+    """Rows and columns the network sees are padded to a multiple of this, unless squashed."""
     spare_outputs = 1
     """Class outputs beyond the labels: 1 where the background is one, 0 where it is none."""
     trunk = "trunk."
@@ -198,7 +198,7 @@ class InstanceFamily:
             parts = []
             boxes = windows(shape, rung.tile or tile, float(card.parameters.get("overlap", 0.25)))
             for box in job.track(boxes, "windows"):
-                seen = view_of(posed.data[(slice(None), *box)], card, self.multiple, rung.device)
+                seen = view_of(posed.data[(slice(None), *box)], card, self._grain(card), rung.device)
                 with torch.inference_mode():
                     parts.append((box, self.find(network, seen, card=card, device=rung.device)))
             return objects.joined(parts, least_iou=float(card.parameters.get("joining", 0.5)))
@@ -217,7 +217,9 @@ class InstanceFamily:
         settled = objects.settle(found, image.geometry.shape, author=card.name)
         if settled.covered:
             notes = (*notes, f"{settled.covered} objects lay wholly under better ones: dropped")
-        return Segmentation(settled.ids, settled.labels, notes, settled.lost)
+        return Segmentation(
+            settled.ids, settled.labels, notes, settled.lost, objects=tuple(found)
+        )
 
     def prepare(
         self,
@@ -252,10 +254,13 @@ class InstanceFamily:
         seen = [i for i, ids in enumerate(batch.ids) if bool((ids != IGNORE).any())]
         if not seen:
             return nothing(network)
-        images, ids = padded(batch.images[seen], batch.ids[seen], self.multiple)
+        images, ids = padded(batch.images[seen], batch.ids[seen], self._grain(card))
         categories = batch.categories or [{}] * len(batch.ids)
         targets = [targets_of(one, categories[i]) for i, one in zip(seen, ids, strict=True)]
         return self.losses(network, images, targets, card=card)
+
+    def _grain(self, card: ModelCard) -> int:
+        return 1 if card.parameters.get("squashed") else self.multiple
 
     def augmentation(self, card: ModelCard) -> frozenset[str]:
         """Return what the card allows; else mirroring, small turns, scale, gamma, noise, blur."""
