@@ -198,7 +198,8 @@ class InstanceFamily:
             parts = []
             boxes = windows(shape, rung.tile or tile, float(card.parameters.get("overlap", 0.25)))
             for box in job.track(boxes, "windows"):
-                seen = view_of(posed.data[(slice(None), *box)], card, self._grain(card), rung.device)
+                cut = posed.data[(slice(None), *box)]
+                seen = view_of(cut, card, self._grain(card), rung.device)
                 with torch.inference_mode():
                     parts.append((box, self.find(network, seen, card=card, device=rung.device)))
             return objects.joined(parts, least_iou=float(card.parameters.get("joining", 0.5)))
@@ -217,9 +218,7 @@ class InstanceFamily:
         settled = objects.settle(found, image.geometry.shape, author=card.name)
         if settled.covered:
             notes = (*notes, f"{settled.covered} objects lay wholly under better ones: dropped")
-        return Segmentation(
-            settled.ids, settled.labels, notes, settled.lost, objects=tuple(found)
-        )
+        return Segmentation(settled.ids, settled.labels, notes, settled.lost, objects=tuple(found))
 
     def prepare(
         self,
