@@ -27,6 +27,7 @@ _HOMES = {
     "maskloop.desk.compare": ("compare", "compare_masks"),
     "maskloop.desk.convert": ("convert",),
     "maskloop.desk.measure": ("measure",),
+    "maskloop.desk.overlaps": ("load_objects",),
     "maskloop.formats.base": ("Choices",),
     "maskloop.loop.correct": ("correct",),
     "maskloop.loop.export": ("export",),
@@ -40,6 +41,7 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "load",
     "load_mask",
     "load_masks",
+    "load_objects",
     "predict",
     "predict_all",
     "correct",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from maskloop.desk.compare import compare, compare_masks
     from maskloop.desk.convert import convert
     from maskloop.desk.measure import measure
+    from maskloop.desk.overlaps import load_objects
     from maskloop.formats.base import Choices
     from maskloop.loop.correct import correct
     from maskloop.loop.export import export

@@ -79,3 +79,28 @@ def test_damaged_run_lengths_are_refused(counts):
 def test_covered_counts_shared_pixels_once():
     runs = [np.array([[0, 4], [10, 12]]), np.array([[2, 6]]), np.zeros((0, 2), np.int64)]
     assert outlines.covered(runs) == 8
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=pictures, data=st.data())
+def test_regions_that_overlap_are_outlined_one_by_one(ids, data):
+    height, width = ids.shape
+    parts = []
+    for number in range(data.draw(st.integers(0, 4))):
+        y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        box = (
+            (slice(y, height), slice(0, x + 1))
+            if number % 2
+            else (slice(0, y + 1), slice(x, width))
+        )
+        region = ids[box] != number
+        if region.any():
+            parts.append((box, region))
+    found = outlines.encode_regions(parts, ids.shape)
+    assert [one.id for one in found] == [*range(1, len(parts) + 1)]
+    for one, (box, region) in zip(found, parts, strict=True):
+        whole = np.zeros(ids.shape, np.uint8)
+        whole[box] = region
+        meant = coco.encode(np.asfortranarray(whole))
+        assert one.counts.encode() == meant["counts"]
+        assert (one.area, one.box) == (int(coco.area(meant)), tuple(coco.toBbox(meant)))

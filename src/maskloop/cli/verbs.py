@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "maskloop predict ct.nii.gz -m liver-tumour -o mask.nii.gz",
         "maskloop predict scans/*.nii.gz -m liver-tumour -o masks --device cuda",
         "maskloop predict photo.png -m MODEL -o classes.png --refine --probabilities chances.npz",
+        "maskloop predict cells.png -m nuclei -o cells.tif --overlaps objects.json",
     )
 )
 @click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE...")
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
 @click.option(
     "--probabilities", type=click.Path(), help="A .npz file for one image, else a folder of them."
 )
+@click.option(
+    "--overlaps",
+    type=click.Path(),
+    metavar="FILE.json",
+    help="COCO for every object whole, also where a better one lies over it.",
+)
 @choices_options
 @json_option
 def predict(
@@ -58,6 +65,7 @@ def predict(
     low: float,
     refine: bool,
     probabilities: str | None,
+    overlaps: str | None,
     choices: Choices,
     as_json: bool,
 ) -> int:
@@ -80,6 +88,7 @@ def predict(
             low=low,
             refine=refine or None,
             probabilities=probabilities,
+            overlaps=overlaps,
         )
     failed = [outcome for outcome in outcomes if not outcome.is_done]
     for outcome in failed:

@@ -21,6 +21,7 @@ import numpy as np
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import smallest_unsigned
+from maskloop.core.job import Job
 from maskloop.core.labels import Kind, Label, LabelTable, Status, colour_of
 from maskloop.core.mask import Mask
 from maskloop.formats.base import Evidence, Format, Planned, Target, first_bytes, reading
@@ -29,8 +30,10 @@ from maskloop.ops import outlines
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy.typing as npt
+
+    from maskloop.core.geometry import Box
     from maskloop.core.image import Image
-    from maskloop.core.job import Job
 
 _KEPT = ("name", "colour", "author", "locked", "visible", "status")
 _Entry = dict[str, Any]  # Any: plain JSON values
@@ -106,6 +109,33 @@ def read_mask(
     if kind == "classes":
         rows = {**{c.id: c for c in _class_rows(header)}, **rows}
     return Mask(data, Geometry.pixels(shape), LabelTable(rows.values()), path, header)
+
+
+def read_apart(
+    path: Path, *, entry: str | int | None, job: Job | None = None
+) -> list[tuple[Label, Box, npt.NDArray[np.bool_]]]:
+    """Read the objects of one image of a COCO file whole, where they overlap too.
+
+    Parameters
+    ----------
+    entry : str or int, optional
+        As for `read_mask`.
+
+    Returns
+    -------
+    list of (label, box, region)
+        In the file's order.
+
+    Raises
+    ------
+    FormatError, InputError
+        As for `read_mask`.
+    """
+    content = parse(path)
+    shown = _chosen(content, None, entry, path)
+    shape = _size_of(shown, path)
+    found = _objects(content, shown, shape, "objects", path, job or Job())
+    return [(f.label, *outlines.region_of(f.runs, shape[0])) for f in found if f.area]
 
 
 def plan(mask: Mask, *, suffix: str) -> Planned:

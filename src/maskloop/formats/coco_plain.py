@@ -51,6 +51,25 @@ def read(path: Path) -> Evidence:
     return Evidence(ids, None, names)
 
 
+def regions(
+    path: Path, image_id: int
+) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_], str, float]]:
+    """Return box, region, category and score of each object of an image; they may overlap."""
+    content = json.loads(path.read_bytes())
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    found = []
+    for annotation in content["annotations"]:
+        if annotation["image_id"] != image_id:
+            continue
+        height, width = annotation["segmentation"]["size"]
+        x, y = _pixels(annotation, height, height * width, path)
+        box = (slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1))
+        region = np.zeros([int(part.stop - part.start) for part in box], dtype=bool)
+        region[y - y.min(), x - x.min()] = True
+        found.append((box, region, names[annotation["category_id"]], annotation["score"]))
+    return found
+
+
 def _painted(
     annotations: list[dict[str, Any]], height: int, width: int, path: Path
 ) -> npt.NDArray[Any]:
@@ -58,21 +77,29 @@ def _painted(
     size = height * width
     flat = np.zeros(size, dtype=np.min_scalar_type(max((a["id"] for a in annotations), default=0)))
     for annotation in annotations:
-        lengths = np.array(_lengths(annotation["segmentation"]["counts"]))
-        stops = np.cumsum(lengths)[1::2]
-        sizes = lengths[1::2]
-        # Numbers of all pixels of the runs: each run counts up to its own end.
-        pixels = np.arange(sizes.sum()) + np.repeat(stops - np.cumsum(sizes), sizes)
-        if not pixels.size or (lengths < 0).any() or lengths.sum() != size:
-            _refuse(path, f"run lengths of {size} pixels in annotation {annotation['id']}", lengths)
-        x, y = np.divmod(pixels, height)
-        box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
-        found = (len(pixels), [float(n) for n in box])
-        meant = (annotation["area"], annotation["bbox"])
-        if found != meant:
-            _refuse(path, f"area and box {meant} of annotation {annotation['id']}", found)
+        x, y = _pixels(annotation, height, size, path)
         flat[y * width + x] = annotation["id"]
     return flat.reshape(height, width)
+
+
+def _pixels(
+    annotation: dict[str, Any], height: int, size: int, path: Path
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return columns and rows of an annotation's pixels, which its area and box must fit."""
+    lengths = np.array(_lengths(annotation["segmentation"]["counts"]))
+    stops = np.cumsum(lengths)[1::2]
+    sizes = lengths[1::2]
+    # Numbers of all pixels of the runs: each run counts up to its own end.
+    pixels = np.arange(sizes.sum()) + np.repeat(stops - np.cumsum(sizes), sizes)
+    if not pixels.size or (lengths < 0).any() or lengths.sum() != size:
+        _refuse(path, f"run lengths of {size} pixels in annotation {annotation['id']}", lengths)
+    x, y = np.divmod(pixels, height)
+    box = [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+    found = (len(pixels), [float(n) for n in box])
+    meant = (annotation["area"], annotation["bbox"])
+    if found != meant:
+        _refuse(path, f"area and box {meant} of annotation {annotation['id']}", found)
+    return x, y
 
 
 def _lengths(text: str) -> list[int]:

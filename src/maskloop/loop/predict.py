@@ -23,8 +23,7 @@ from maskloop.core.image import Image, stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.desk.probabilities import ProbabilityFiles
-from maskloop.desk.worklists import Worklists
+from maskloop.desk.beside import Beside
 from maskloop.formats.base import receipt_of
 from maskloop.formats.verify import Receipt
 from maskloop.ops import candidates as nearly
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from maskloop.core.review import Candidate
     from maskloop.formats.base import Choices
     from maskloop.models.cards import ModelCard
+    from maskloop.models.objects import Found
     from maskloop.ops.guided import Refinement
 
 _ONE_IMAGE = (InputError, StorageError, MissingFileError, DeviceError, VerificationError)
@@ -68,6 +68,9 @@ class Prediction:
     probabilities : float32 array ``(1 + labels, *shape)``, optional
         Of the background and of each label in order of id, on the image's grid; they sum to 1.
         Only where asked for.
+    objects : tuple of Found, optional
+        Every object the model found, whole, the best score first: also what of it lies under a
+        better one in `mask`, which has one object a voxel. Only where asked for.
     """
 
     mask: Mask
@@ -77,6 +80,7 @@ class Prediction:
     notes: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] | None = None
     probabilities: npt.NDArray[np.float32] | None = None
+    objects: tuple[Found, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,7 @@ class Predictor:
         candidates: bool | float | Sieve = False,
         refine: bool | int | Refinement | None = None,
         probabilities: bool = False,
+        overlaps: bool = False,
     ) -> Prediction:
         """Return what the model finds in one image; what else may be asked is as for `predict`.
 
@@ -198,7 +203,7 @@ class Predictor:
         ------
         InputError
             If the network cannot be shown such an image: a time axis, too few axes, channels. If
-            the model cannot be refined, or tells no probabilities.
+            the model cannot be refined, tells no probabilities, or finds no objects.
         DeviceError
             If memory ran out on every rung of the ladder.
         Cancelled
@@ -229,6 +234,7 @@ class Predictor:
             job=job,
             wants_chances=sieve is not None,
             wants_probabilities=probabilities,
+            wants_objects=overlaps,
         )
         mask = Mask.like(image, found.ids, _signed(found.labels, card.name))
         notes = [*found.notes, *job.notes[told:]]
@@ -252,7 +258,14 @@ class Predictor:
             )
         words = tuple(dict.fromkeys(notes))
         return Prediction(
-            mask, card.name, self.device.name, seconds, words, listed, found.probabilities
+            mask,
+            card.name,
+            self.device.name,
+            seconds,
+            words,
+            listed,
+            found.probabilities,
+            found.objects,
         )
 
 
@@ -264,6 +277,7 @@ def predict(
     candidates: bool | float | Sieve = False,
     refine: bool | int | Refinement | None = None,
     probabilities: bool = False,
+    overlaps: bool = False,
     job: Job | None = None,
 ) -> Prediction:
     """Segment one image.
@@ -285,6 +299,9 @@ def predict(
     probabilities : bool
         Whether to keep the probability of every class at every voxel (`Prediction.probabilities`):
         four bytes each.
+    overlaps : bool
+        Whether to keep every object whole (`Prediction.objects`), also where a better one lies over
+        it; only of models that find objects one by one.
     job : Job, optional
         Progress and cancel.
 
@@ -301,7 +318,12 @@ def predict(
     job = job or Job()
     image = _loaded(image, job)
     return Predictor(model, device, job=job).predict(
-        image, job, candidates=candidates, refine=refine, probabilities=probabilities
+        image,
+        job,
+        candidates=candidates,
+        refine=refine,
+        probabilities=probabilities,
+        overlaps=overlaps,
     )
 
 
@@ -318,6 +340,7 @@ def predict_all(
     low: float = LOW,
     refine: bool | int | Refinement | None = None,
     probabilities: Path | str | None = None,
+    overlaps: Path | str | None = None,
 ) -> list[Outcome]:
     """Segment images and write the masks, each read back and compared before it stands.
 
@@ -346,6 +369,8 @@ def predict_all(
     probabilities : path, optional
         A ``.npz`` file for those of one image, else a folder, which gets one named after each mask;
         see `maskloop.desk.probabilities`.
+    overlaps : path, optional
+        A JSON file (COCO) for every object whole, image by image; `load_objects` reads it.
 
     Returns
     -------
@@ -371,9 +396,13 @@ def predict_all(
     targets = _targets([Path(p) for p in images], card, Path(out))
     predictor: Predictor | None = None
     outcomes = []
-    lists = None if worklist is None else Worklists.of(Path(worklist), card.name, low)
-    files = (
-        None if probabilities is None else ProbabilityFiles.of(Path(probabilities), len(targets))
+    beside = Beside.of(
+        card,
+        len(targets),
+        worklist=worklist,
+        low=low,
+        probabilities=probabilities,
+        overlaps=overlaps,
     )
     for image, target in job.track(list(targets.items()), "images"):
         try:
@@ -382,20 +411,17 @@ def predict_all(
         except (InputError, StorageError, MissingFileError) as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
             continue
-        if kept is not None and all(k is None or k.knows(kept) for k in (lists, files)):
+        if kept is not None and beside.knows(kept):
             outcomes.append(Outcome(image, target, "skipped", receipt=kept))
             continue
         # Outside the reach of one image's failure: without the model none can succeed.
         predictor = predictor or Predictor(card, device, job=job)
         try:
-            sieve = None if lists is None else Sieve(low)
-            done = _predict_one(predictor, image, target, about, choices, job, sieve, files)
+            done = _predict_one(predictor, image, target, about, choices, job, beside)
         except _ONE_IMAGE as error:
             outcomes.append(Outcome(image, target, "failed", str(error)))
             continue
         outcomes.append(done)
-        if lists is not None:
-            lists.put(image, done.receipt, done.candidates)
     return outcomes
 
 
@@ -406,20 +432,22 @@ def _predict_one(
     about: Mapping[str, Any],
     choices: Choices | None,
     job: Job,
-    sieve: Sieve | None,
-    files: ProbabilityFiles | None,
+    beside: Beside,
 ) -> Outcome:
     from maskloop.loop.export import export
 
     pixels = _loaded(image, job, choices)
     found = predictor.predict(
-        pixels, job, candidates=sieve or False, probabilities=files is not None
+        pixels,
+        job,
+        candidates=beside.sieve or False,
+        probabilities=beside.files is not None,
+        overlaps=beside.objects is not None,
     )
     receipt = export(found.mask, target, image=pixels, job=job)
-    if files is not None and found.probabilities is not None:
-        files.put(receipt, found.mask, found.probabilities)
     told = {**about, "device": found.device, "seconds": round(found.seconds, 3)}
     _note_in_receipt(target, {**told, "notes": list(found.notes)})
+    beside.put(image, receipt, found)
     return Outcome(
         image,
         target,

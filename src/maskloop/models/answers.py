@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskloop.core.errors import InputError
+from maskloop.models import objects
 from maskloop.models.base import (
     GivesChances,
     GivesProbabilities,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
     from maskloop.models.base import Family
     from maskloop.models.cards import ModelCard
+    from maskloop.models.objects import Found
     from maskloop.ops.device import Device
 
 
@@ -70,23 +72,31 @@ def answer(
     job: Job,
     wants_chances: bool = False,
     wants_probabilities: bool = False,
+    wants_objects: bool = False,
 ) -> Segmentation:
     """Return what a network finds, refined where the card says so.
 
     A family that does not refine by itself has its probabilities refined on the image's grid, or,
-    where it tells none, its labels.
+    where it tells none, its labels. `Segmentation.objects` is there only where it is wanted, the
+    best score first.
 
     Raises
     ------
     InputError
-        If probabilities are wanted of a family that tells none.
+        If probabilities are wanted of a family that tells none, or objects of one that draws
+        classes.
     """
+    if wants_objects:
+        require_objects(card)
     if wants_probabilities:
         return _with_probabilities(family, network, image, card, device, job)
+    if wants_objects:
+        found = family.segment(network, image, card=card, device=device, job=job)
+        return replace(found, objects=_listed(found))
     segment = family.segment
     if wants_chances and isinstance(family, GivesChances):
         segment = family.segment_with_chances
-    found = segment(network, image, card=card, device=device, job=job)
+    found = replace(segment(network, image, card=card, device=device, job=job), objects=None)
     asked = _left_to_refine(family, card)
     if asked is None:
         return found
@@ -94,6 +104,24 @@ def answer(
     sure = np.stack([found.ids == i for i in lookup]).astype(np.float32)
     ids = lookup[winners(guided.refine(sure, _picture(image), asked))]
     return replace(found, ids=ids)
+
+
+def _listed(found: Segmentation) -> tuple[Found, ...]:
+    """Return the objects of an answer, the best score first; those of its ids where it has none."""
+    told = objects.found_in(found.ids, found.labels)
+    if found.objects is not None:
+        told = [one for one in found.objects if one.region.any()]
+    return tuple(sorted(told, key=lambda one: -one.score))
+
+
+def require_objects(card: ModelCard) -> None:
+    """Raise `InputError` where a model draws classes, of which there is no list."""
+    if card.task == "semantic":
+        msg = (
+            f"expected a model that finds objects one by one, got {card.name!r} which draws "
+            "classes; leave the overlaps out, or choose another model"
+        )
+        raise InputError(msg)
 
 
 def _with_probabilities(

@@ -115,6 +115,18 @@ def settle(
     return Settled(ids.astype(smallest_unsigned(len(rows))), LabelTable(rows), boxes, lost, covered)
 
 
+def found_in(ids: npt.NDArray[Any], labels: LabelTable) -> list[Found]:
+    """Return the objects of an id map as what was found; rows without a category are left out."""
+    from scipy.ndimage import find_objects
+
+    boxes = find_objects(ids.astype(np.int32, copy=False))
+    return [
+        Found(boxes[i - 1], ids[boxes[i - 1]] == i, 1.0 if row.score is None else row.score, name)
+        for i, row in labels.items()
+        if (name := row.category) is not None and i <= len(boxes) and boxes[i - 1] is not None
+    ]
+
+
 def _tight(region: npt.NDArray[np.bool_], box: Box) -> Box:
     parts = []
     for axis, part in enumerate(box):

@@ -23,6 +23,8 @@ from maskloop.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from maskloop.core.geometry import Box
+
 Runs = npt.NDArray[np.int64]
 _SUBPIXELS = 5  # COCO draws polygons on a grid five times finer
 
@@ -62,25 +64,34 @@ def encode(ids: npt.NDArray[Any]) -> list[Outline]:
     list of Outline
         Ascending by id; ``counts`` equal those of ``pycocotools.mask.encode`` byte for byte.
     """
-    height, width = ids.shape
     starts, stops, values = _column_runs(ids)
     order = np.argsort(values, kind="stable")
-    starts, stops, values = starts[order], stops[order], values[order]
-    firsts = np.flatnonzero(np.diff(values, prepend=values[:1] + 1)) if values.size else values
-    if not values.size:
+    return _outlined(starts[order], stops[order], values[order], ids.shape)
+
+
+def encode_regions(
+    parts: Sequence[tuple[Box, npt.NDArray[np.bool_]]], shape: tuple[int, int]
+) -> list[Outline]:
+    """Return the outline of each region of a picture; regions may overlap.
+
+    Parameters
+    ----------
+    parts : sequence of (box, bool array)
+        Where a region lies, and the region inside its box; none may be empty.
+    shape : tuple of int
+        ``(height, width)`` of the picture.
+
+    Returns
+    -------
+    list of Outline
+        In order; ids count from 1.
+    """
+    runs = [_runs_of(box, region, shape[0]) for box, region in parts]
+    if not runs:
         return []
-    texts = _compressed(starts, stops, firsts, height * width)
-    lasts = stops - 1
-    left, right = starts // height, lasts // height
-    is_one_column = left == right
-    top = np.where(is_one_column, starts % height, 0)
-    bottom = np.where(is_one_column, lasts % height, height - 1)
-    x0, x1 = np.minimum.reduceat(left, firsts), np.maximum.reduceat(right, firsts)
-    y0, y1 = np.minimum.reduceat(top, firsts), np.maximum.reduceat(bottom, firsts)
-    areas = np.add.reduceat(stops - starts, firsts)
-    columns = (values[firsts], areas, x0, y0, x1 - x0 + 1, y1 - y0 + 1)
-    rows = zip(*(column.tolist() for column in columns), texts, strict=True)
-    return [Outline(i, text, area, (x, y, w, h)) for i, area, x, y, w, h, text in rows]
+    values = np.repeat(np.arange(1, len(runs) + 1), [len(one) for one in runs])
+    together = np.concatenate(runs)
+    return _outlined(together[:, 0], together[:, 1], values, shape)
 
 
 def decode(counts: Sequence[str | bytes | Sequence[int]], size: int) -> list[Runs]:
@@ -150,6 +161,27 @@ def paint(canvas: npt.NDArray[Any], runs: Runs, value: int) -> None:
         canvas[start:stop] = value
 
 
+def region_of(sets: Sequence[Runs], height: int) -> tuple[Box, npt.NDArray[np.bool_]]:
+    """Return where several sets of runs lie together, and the region inside that box.
+
+    Parameters
+    ----------
+    sets : sequence of Runs
+        With one run at least.
+    height : int
+        Rows of the picture.
+    """
+    runs = np.concatenate(sets)
+    left, right = int(runs[:, 0].min()) // height, (int(runs[:, 1].max()) - 1) // height + 1
+    canvas = np.zeros((right - left) * height, dtype=np.uint8)
+    paint(canvas, runs - left * height, 1)
+    columns = canvas.reshape(right - left, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    region = np.ascontiguousarray(columns[:, top:bottom].T).view(bool)
+    return (slice(top, bottom), slice(left, right)), region
+
+
 def covered(runs: Iterable[Runs]) -> int:
     """Return how many pixels several sets of runs cover together."""
     every = [r for r in runs if r.size]
@@ -160,6 +192,43 @@ def covered(runs: Iterable[Runs]) -> int:
     reach = np.maximum.accumulate(joined[:, 1])
     before = np.concatenate(([0], reach[:-1]))
     return int(np.maximum(joined[:, 1] - np.maximum(joined[:, 0], before), 0).sum())
+
+
+def _outlined(
+    starts: Runs, stops: Runs, values: npt.NDArray[Any], shape: tuple[int, ...]
+) -> list[Outline]:
+    """Return one outline a value from runs that are ordered by it."""
+    if not values.size:
+        return []
+    height, width = shape
+    firsts = np.flatnonzero(np.diff(values, prepend=values[:1] + 1))
+    texts = _compressed(starts, stops, firsts, height * width)
+    lasts = stops - 1
+    left, right = starts // height, lasts // height
+    is_one_column = left == right
+    top = np.where(is_one_column, starts % height, 0)
+    bottom = np.where(is_one_column, lasts % height, height - 1)
+    x0, x1 = np.minimum.reduceat(left, firsts), np.maximum.reduceat(right, firsts)
+    y0, y1 = np.minimum.reduceat(top, firsts), np.maximum.reduceat(bottom, firsts)
+    areas = np.add.reduceat(stops - starts, firsts)
+    columns = (values[firsts], areas, x0, y0, x1 - x0 + 1, y1 - y0 + 1)
+    rows = zip(*(column.tolist() for column in columns), texts, strict=True)
+    return [Outline(i, text, area, (x, y, w, h)) for i, area, x, y, w, h, text in rows]
+
+
+def _runs_of(box: Box, region: npt.NDArray[np.bool_], height: int) -> Runs:
+    """Return the runs of one region in the columns of its picture."""
+    rows, columns = box
+    edges = np.zeros((region.shape[1], region.shape[0] + 2), dtype=np.int8)
+    edges[:, 1:-1] = region.T
+    change = np.diff(edges, axis=1)
+    x, y = np.nonzero(change == 1)
+    starts = (columns.start + x) * height + rows.start + y
+    x, y = np.nonzero(change == -1)
+    stops = (columns.start + x) * height + rows.start + y
+    # A run that ends with its column goes on where the next one begins.
+    is_first = np.append(True, starts[1:] != stops[:-1])
+    return np.stack([starts[is_first], stops[np.append(is_first[1:], True)]], axis=1)
 
 
 def _column_runs(ids: npt.NDArray[Any]) -> tuple[Runs, Runs, npt.NDArray[Any]]:
