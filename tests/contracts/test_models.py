@@ -35,17 +35,34 @@ AUGMENTATIONS = {"mirror_x", "mirror_y", "mirror_z", "rotate", "scale"}
 AUGMENTATIONS |= {"elastic", "elastic_grid", "gamma", "noise", "blur"}
 LIGHT = {"fcn": "8s", "torchsemantic": "lraspp_mobilenet_v3_large", "liver": "liver"}
 _PICTURE = {"shortest": 64, "longest": 96, "patch": [64, 64]}
+_TINY = {"backbone": "resnet18", "width": 0.25, "features": 16, "patch": [64, 64]}
 SMALL: dict[str, dict[str, object]] = {
+    "adaptis": {"width": 0.25, "features": 16, "patch": [64, 64], "points": 4},
     "deeplab": {"width": 0.125, "patch": [64, 64]},
     "fcn": {"width": 0.0625, "patch": [64, 64]},
+    "instancefcn": {
+        **_PICTURE,
+        "backbone": "resnet18",
+        "width": 0.25,
+        "features": 32,
+        "proposals": 20,
+    },
     "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
-    "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16},
+    "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16, "norm": "group"},
     "meshnet": {"features": 4, "dilations": [1, 2, 1], "patch": [24, 24, 24]},
     "patchnet": {"width": 0.25, "patch": [110, 110]},
     "segnet": {"width": 0.125, "patch": [64, 64]},
     "smp": {"encoder": "mobilenet_v2", "patch": [64, 64]},
+    "solo": {**_TINY, "grids": [8, 6, 5, 4, 3], "convs": 2, "detections": 20},
     "torchsemantic": _PICTURE,
     "unet": {"width": 0.0625, "patch": [188, 188], "tile": [236, 236]},
+    "yolact": {
+        "backbone": "resnet18",
+        "width": 0.25,
+        "features": 16,
+        "patch": [64, 64],
+        "least_score": 0.05,
+    },
 }
 
 

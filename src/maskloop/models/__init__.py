@@ -14,17 +14,21 @@ FAMILIES = Registry(
     "model family",
     "maskloop.models",
     {
+        "adaptis": "maskloop.models.adaptis:FAMILY",
         "deeplab": "maskloop.models.deeplab:FAMILY",
         "fcn": "maskloop.models.fcn:FAMILY",
         "flows": "maskloop.models.flows:FAMILY",
+        "instancefcn": "maskloop.models.instancefcn:FAMILY",
         "liver": "maskloop.models.liver:FAMILY",
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
         "meshnet": "maskloop.models.meshnet:FAMILY",
         "patchnet": "maskloop.models.patchnet:FAMILY",
         "segnet": "maskloop.models.segnet:FAMILY",
         "smp": "maskloop.models.smp:FAMILY",
+        "solo": "maskloop.models.solo:FAMILY",
         "torchsemantic": "maskloop.models.torchsemantic:FAMILY",
         "unet": "maskloop.models.unet:FAMILY",
+        "yolact": "maskloop.models.yolact:FAMILY",
     },
 )
 
@@ -53,6 +57,13 @@ class Listed:
 
 
 LISTED = {
+    "adaptis": Listed(
+        "AdaptIS (Sofiiuk 2019)",
+        (2,),
+        ("toy", "resnet50"),
+        ("instance",),
+        recipes={"toy": ("paper",), "resnet50": ("paper",)},
+    ),
     "deeplab": Listed(
         "DeepLab v3+ (Chen 2018)",
         (2,),
@@ -68,9 +79,20 @@ LISTED = {
         recipes=dict.fromkeys(("32s", "16s", "8s"), ("paper",)),
     ),
     "flows": Listed("Flows to object centres", (2,), ("small",), ("instance",)),
+    "instancefcn": Listed(
+        "FCIS and InstanceFCN (Li 2017, Dai 2016)",
+        (2,),
+        ("coco", "voc"),
+        ("instance",),
+        recipes=dict.fromkeys(("coco", "voc"), ("paper",)),
+    ),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
     "maskrcnn": Listed(
-        "Mask R-CNN (torchvision)", (2,), ("resnet50", "resnet50-v2"), ("instance",)
+        "Mask R-CNN (torchvision)",
+        (2,),
+        ("resnet50", "resnet50-v2", "c4"),
+        ("instance",),
+        recipes=dict.fromkeys(("resnet50", "resnet50-v2", "c4"), ("paper", "cpu")),
     ),
     "meshnet": Listed(
         "MeshNet",
@@ -104,6 +126,13 @@ LISTED = {
         ),
         needs=("segmentation_models_pytorch", "smp"),
     ),
+    "solo": Listed(
+        "SOLO (Wang 2020)",
+        (2,),
+        ("resnet50", "decoupled"),
+        ("instance",),
+        recipes=dict.fromkeys(("resnet50", "decoupled"), ("paper",)),
+    ),
     "torchsemantic": Listed(
         "Dilated ResNet FCN, DeepLabV3, LR-ASPP (torchvision)",
         (2,),
@@ -117,5 +146,14 @@ LISTED = {
         ),
     ),
     "unet": Listed("U-Net", (2, 3), ("2015", "residual3d"), recipes={"2015": ("paper",)}),
+    "yolact": Listed(
+        "YOLACT and YOLACT++ (Bolya 2019)",
+        (2,),
+        ("resnet50", "resnet101", "resnet50-plus", "resnet101-plus"),
+        ("instance",),
+        recipes=dict.fromkeys(
+            ("resnet50", "resnet101", "resnet50-plus", "resnet101-plus"), ("paper",)
+        ),
+    ),
 }
 """What the menus show, family by family; `tests/desk/test_families.py` holds it to the code."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from maskloop.core.geometry import Box
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.core.labels import LabelTable
@@ -220,6 +221,81 @@ class Shows(Protocol):
 
     def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
         """Return what the network makes of ``(n, c, *spatial)``, before anything done to it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """What a network made of a picture before anybody clicked.
+
+    Parameters
+    ----------
+    box : tuple of slice
+        The part of the image that it is of.
+    kept : object
+        For the family alone.
+    """
+
+    box: Box
+    kept: Any  # Any: whatever a family computes once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The object that a network sees at a point, before anything is decided.
+
+    Parameters
+    ----------
+    box : tuple of slice
+        Where `chances` lie in the image.
+    chances : float32 array
+        Probability of each pixel in the box to be of the object.
+    threshold : float
+        Pixels above it are.
+    category : str
+        Name of its class.
+    """
+
+    box: Box
+    chances: npt.NDArray[np.float32]
+    threshold: float
+    category: str
+
+
+@runtime_checkable
+class Clicks(Protocol):
+    """A family whose networks draw the object at a point; beside `Family`."""
+
+    def look(
+        self,
+        network: nn.Module,
+        image: Image,
+        *,
+        card: ModelCard,
+        device: Device,
+        job: Job,
+        near: tuple[int, int] | None = None,
+    ) -> Sight:
+        """Return what does not depend on a point: computed once a picture, however many clicks.
+
+        Parameters
+        ----------
+        network : Module
+        image : Image
+            A picture, or a slice.
+        card : ModelCard
+        device : Device
+        job : Job
+        near : tuple of int, optional
+            y, x round which to look where the picture is too large to be seen at once; its middle
+            where left out.
+        """
+        ...
+
+    def answer(
+        self, network: nn.Module, sight: Sight, point: tuple[int, int], *, card: ModelCard
+    ) -> Answer | None:
+        """Return the object at a point (y, x, of the image) inside ``sight.box``; None for none."""
         ...
 
 
@@ -482,8 +558,9 @@ def load_for_labels(
     )
     network = family.build(fresh)
     state = network.state_dict()
-    pairs = _same_outputs(card, labels)
-    outputs = int(card.parameters.get("outputs", len(card.labels) + 1)), len(labels) + 1
+    spare = int(getattr(family, "spare_outputs", 1))
+    pairs = _same_outputs(card, labels, spare)
+    outputs = int(card.parameters.get("outputs", len(card.labels) + spare)), len(labels) + spare
     for key, value in state.items():
         if not key.startswith(heads):
             continue
@@ -500,12 +577,13 @@ def load_for_labels(
     return fresh, network
 
 
-def _same_outputs(card: ModelCard, labels: LabelTable) -> list[tuple[int, int]]:
-    """Return (old, new) outputs of the background and of classes that keep their name."""
+def _same_outputs(card: ModelCard, labels: LabelTable, spare: int) -> list[tuple[int, int]]:
+    """Return (old, new) outputs of the background, if it is one, and of classes of one name."""
     is_direct = "outputs" in card.parameters
-    old = {row.name: i if is_direct else k for k, (i, row) in enumerate(card.labels.items(), 1)}
-    new = {row.name: k for k, row in enumerate(labels.values(), 1)}
-    return [(0, 0), *((old[name], new[name]) for name in new if name in old)]
+    old = {row.name: i if is_direct else k for k, (i, row) in enumerate(card.labels.items(), spare)}
+    new = {row.name: k for k, row in enumerate(labels.values(), spare)}
+    background = [(i, i) for i in range(spare)]
+    return [*background, *((old[name], new[name]) for name in new if name in old)]
 
 
 def _rows_kept(
