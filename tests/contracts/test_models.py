@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, object]] = {
     "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16, "norm": "group"},
     "meshnet": {"features": 4, "dilations": [1, 2, 1], "patch": [24, 24, 24]},
     "patchnet": {"width": 0.25, "patch": [110, 110]},
+    "polarmask": {**_TINY, "convs": 2, "detections": 20},
     "segnet": {"width": 0.125, "patch": [64, 64]},
     "smp": {"encoder": "mobilenet_v2", "patch": [64, 64]},
     "solo": {**_TINY, "grids": [8, 6, 5, 4, 3], "convs": 2, "detections": 20},

@@ -29,7 +29,7 @@ LABELS = LabelTable.classes({1: "disc", 2: "square"})
 def small_card(variant: str = "resnet50", **told: object) -> ModelCard:
     card = FAMILY.card(variant, LABELS)
     few: dict[str, object] = {"shortest": 96, "longest": 128, "detections": 20, "least_score": 0.0}
-    few |= {"proposals": 30, "samples": 16}
+    few |= {"proposals": 30, "samples": 16, "norm": "group"}
     return dataclasses.replace(card, parameters={**card.parameters, **few, **told})
 
 

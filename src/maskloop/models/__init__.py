@@ -23,6 +23,7 @@ FAMILIES = Registry(
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
         "meshnet": "maskloop.models.meshnet:FAMILY",
         "patchnet": "maskloop.models.patchnet:FAMILY",
+        "polarmask": "maskloop.models.polarmask:FAMILY",
         "segnet": "maskloop.models.segnet:FAMILY",
         "smp": "maskloop.models.smp:FAMILY",
         "solo": "maskloop.models.solo:FAMILY",
@@ -45,6 +46,8 @@ class Listed:
         Variant -> names of its recipes besides ours.
     needs : tuple of str
         Module that must be installed, and the extra that brings it; empty for none.
+    limits : tuple of str
+        What objects or pictures it can never do, of those on its cards: to be read before training.
     """
 
     title: str
@@ -54,6 +57,7 @@ class Listed:
     is_trainable: bool = True
     recipes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 LISTED = {
@@ -104,6 +108,13 @@ LISTED = {
         (2,),
         ("n4", "w33"),
         recipes={"n4": ("paper",), "w33": ("paper",)},
+    ),
+    "polarmask": Listed(
+        "PolarMask (Xie 2020), star-convex objects",
+        (2,),
+        ("resnet50",),
+        ("instance",),
+        recipes={"resnet50": ("paper",)},
     ),
     "segnet": Listed(
         "SegNet (Badrinarayanan 2017)", (2,), ("vgg16",), recipes={"vgg16": ("paper",)}

@@ -1,135 +1,125 @@
-"""Mask R-CNN with ResNet-50 and a feature pyramid: objects in photographs.
+"""Mask R-CNN: objects in photographs, each with a box, a class and an outline.
 
 Papers: K. He et al., "Mask R-CNN", ICCV 2017, section 3; T.-Y. Lin et al., "Feature Pyramid
 Networks for Object Detection", CVPR 2017; variant v2 after Y. Li et al., "Benchmarking Detection
 Transfer Learning with Vision Transformers", arXiv 2111.11429, 2021.
 
-The network is torchvision's (BSD-3-Clause), built from its parts; resizing, pasting of masks and
-the treatment of unreviewed regions are our own. Its weights were trained by the torchvision
-authors on COCO 2017, whose pictures carry their photographers' terms.
+The network is put together from torchvision's parts (BSD-3-Clause); resizing, pasting of masks,
+fitted anchors and the treatment of unreviewed regions are our own. Published weights were trained
+by the torchvision authors on COCO 2017, whose pictures carry their photographers' terms.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection import MaskRCNN
 
 from maskloop.core.errors import InputError, UnknownNameError
-from maskloop.models.instances import InstanceFamily, Targets, is_unseen, listed, nothing
+from maskloop.models import rcnn
+from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.pasting import View, from_boxes
-from maskloop.models.pyramid import NORMS
 from maskloop.ops.device import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor, nn
 
     from maskloop.core.labels import LabelTable
+    from maskloop.models.base import Volume
     from maskloop.models.cards import ModelCard
     from maskloop.models.objects import Found
     from maskloop.ops.device import Device
 
-_VARIANTS = {
+_TITLES = {
     "resnet50": "Mask R-CNN, ResNet-50 FPN",
     "resnet50-v2": "Mask R-CNN v2, ResNet-50 FPN",
+    "c4": "Mask R-CNN, ResNet-50 C4",
 }
-
-
-class CarefulProposals(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
-    """Region proposals that do not learn background where nobody looked."""
-
-    unseen: list[Tensor] | None = None
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return torchvision's labels, with -1 (left out) for unreviewed background."""
-        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
-        return _without_unseen(labels, anchors, self.unseen), boxes
-
-
-class CarefulHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
-    """Heads that do not learn background where nobody looked."""
-
-    unseen: list[Tensor] | None = None
-
-    def assign_targets_to_proposals(
-        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return torchvision's labels, with -1 (left out) for unreviewed background."""
-        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        return matched, _without_unseen(labels, proposals, self.unseen)
-
-
-def _without_unseen(
-    labels: list[Tensor], boxes: list[Tensor], unseen: list[Tensor] | None
-) -> list[Tensor]:
-    if unseen is None:
-        return labels
-    return [
-        torch.where((mine == 0) & is_unseen(box, where), -torch.ones_like(mine), mine)
-        for mine, box, where in zip(labels, boxes, unseen, strict=True)
-    ]
+_BUILDERS: dict[str, Callable[[type[MaskRCNN], ModelCard, int], nn.Module]] = {
+    "resnet50": rcnn.on_pyramid,
+    "resnet50-v2": rcnn.on_normed_pyramid,
+    "c4": rcnn.on_c4,
+}
+RECIPES = {
+    # Section 3.1 and appendix A: 16 pictures, 90,000 steps at 0.02 on eight GPUs.
+    "paper": {
+        "steps": 90_000,
+        "rate": 0.02,
+        "optimiser": "sgd",
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch": 16,
+    },
+    # What two cores train in an hour, and predict with in a second.
+    "cpu": {
+        "steps": 1500,
+        "rate": 1e-3,
+        "batch": 4,
+        "parameters": {
+            "backbone": "resnet18",
+            "width": 0.5,
+            "features": 64,
+            "proposals": 300,
+            "patch": [256, 256],
+        },
+    },
+}
+"""Ways to train beside ours, which is the loop's own."""
 
 
 class MaskRCNNFamily(InstanceFamily):
     """Mask R-CNN; stateless.
 
-    `card.parameters`, besides those of `InstanceFamily`: ``detections`` (300), ``least_score``
-    (0.5), ``proposals`` (1000; twice as many in training), ``samples`` (512: boxes a picture in
-    training), ``norm`` (``"group"`` in a network that starts from nothing; ``"frozen"`` keeps the
-    statistics that published weights come with), ``backbone`` (``"resnet50"``).
+    `card.parameters`, besides those of `InstanceFamily` and of the trunk (``backbone``, ``width``):
+    ``features`` (256: of pyramid and heads), ``anchors`` (level by level, width and height of each
+    in pixels of the network; fitted to the training boxes in a network that starts from nothing),
+    ``proposals`` (1000; twice as many in training), ``detections`` (500 a view), ``least_score``
+    (0.5), ``samples`` (boxes a picture in training: 512 in a patch of 512 x 512 pixels, fewer in
+    smaller ones), ``norm`` (``"frozen"``: the statistics that published weights come with; a
+    network that starts from nothing gets ``"group"``).
     """
 
     name = "maskrcnn"
     title = "Mask R-CNN (torchvision)"
-    variants: tuple[str, ...] = tuple(_VARIANTS)
+    variants: tuple[str, ...] = tuple(_TITLES)
     trunk = "backbone.body."
 
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
-        """Return the card of an untrained network of `variant` for `labels`."""
+        """Return the card of an untrained network of `variant` for `labels`.
+
+        Pictures are seen at their own size: nothing is enlarged to 800 pixels unasked.
+        """
         variant = self.known(variant)
         return self.fresh(
             variant,
             labels,
-            _VARIANTS[variant],
+            _TITLES[variant],
             {
-                "detections": 300,
+                "detections": 500,
                 "least_score": 0.5,
-                "norm": "group" if variant == "resnet50" else "batch",
                 "patch": [512, 512],
                 "heads": ["roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"],
+                "recipes": RECIPES,
             },
         )
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
         outputs = int(card.parameters.get("outputs", len(card.labels) + 1))
-        told: dict[str, Any] = {
-            "box_detections_per_img": int(card.parameters.get("detections", 300)),
-            "box_score_thresh": float(card.parameters.get("least_score", 0.5)),
-            "rpn_post_nms_top_n_test": int(card.parameters.get("proposals", 1000)),
-            "rpn_post_nms_top_n_train": 2 * int(card.parameters.get("proposals", 1000)),
-            "box_batch_size_per_image": int(card.parameters.get("samples", 512)),
-        }
-        if card.variant == "resnet50-v2":
-            network = maskrcnn_resnet50_fpn_v2(
-                weights=None, weights_backbone=None, num_classes=outputs, **told
-            )
-        elif card.variant == "resnet50":
-            network = MaskRCNN(_backbone(card), num_classes=outputs, **told)
-        else:
-            raise UnknownNameError.of("variant of maskrcnn", card.variant, list(_VARIANTS))
-        network.rpn = _as(CarefulProposals, network.rpn)
-        network.roi_heads = _as(CarefulHeads, network.roi_heads)
-        built: nn.Module = network.eval()
-        return built
+        if card.variant not in _BUILDERS:
+            raise UnknownNameError.of("variant of maskrcnn", card.variant, list(_BUILDERS))
+        return _BUILDERS[card.variant](MaskRCNN, card, outputs)
+
+    def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
+        """Return the card with anchors like the training objects, if nothing was trained yet.
+
+        A trunk that starts from nothing gets group norms: published statistics are not its own.
+        """
+        steps = (rcnn.C4_STEP,) if card.variant == "c4" else rcnn.PYRAMID_STEPS
+        return rcnn.surveyed(card, volumes, steps, each=15 if card.variant == "c4" else 3)
 
     def find(
         self, network: nn.Module, view: View, *, card: ModelCard, device: Device
@@ -142,11 +132,8 @@ class MaskRCNNFamily(InstanceFamily):
         with autocast(device):
             features = parts.backbone(view.picture)
         features = {level: values.float() for level, values in features.items()}
-        images = ImageList(view.picture, [view.seen])
-        proposals, _ = parts.rpn(images, features)
-        (found,), _ = parts.roi_heads(features, proposals, images.image_sizes)
-        found = {name: value.cpu() for name, value in found.items()}
-        regions = from_boxes(found["masks"][:, 0], found["boxes"], view)
+        found = rcnn.detected(parts, features, view)
+        regions = from_boxes(found["masks"], found["boxes"], view)
         return listed(regions, found["labels"].tolist(), found["scores"].tolist(), card)
 
     def losses(
@@ -158,21 +145,13 @@ class MaskRCNNFamily(InstanceFamily):
         background. Published batch norms keep their statistics: batches are small.
         """
         parts = _checked(network)
-        parts.rpn.unseen = parts.roi_heads.unseen = [one.unseen for one in targets]
-        told = [
-            {"boxes": one.boxes, "labels": _outputs(one.labels, card), "masks": one.masks.byte()}
-            for one in targets
-        ]
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        batch = ImageList(images, [size] * len(images))
-        features = parts.backbone(images)
-        proposals, first = parts.rpn(batch, features, told)
-        _, second = parts.roi_heads(features, proposals, batch.image_sizes, told)
-        losses = [*first.values(), *second.values()]
-        if not any(len(one) for one in targets):
-            # With no object and nothing reviewed there is no sample, whose mean would be NaN.
-            losses = [loss for loss in losses if bool(torch.isfinite(loss))]
-        return torch.stack(losses).sum() if losses else nothing(network)
+        told = [replace(one, labels=_outputs(one.labels, card)) for one in targets]
+        return rcnn.detection_loss(parts, parts.backbone(images), images, told)
+
+    def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
+        """Return the mask scores ``(detections, outputs, m, m)`` of boxes that fill a picture."""
+        parts = _checked(network)
+        return rcnn.outlined(parts, parts.backbone(images), images)
 
 
 def _checked(network: nn.Module) -> Any:  # Any: torchvision has no types
@@ -187,24 +166,6 @@ def _outputs(labels: Tensor, card: ModelCard) -> Tensor:
     if "outputs" not in card.parameters:
         return labels
     return labels.new_tensor([0, *card.labels])[labels]
-
-
-def _backbone(card: ModelCard) -> nn.Module:
-    norm = str(card.parameters.get("norm", "frozen"))
-    backbone: nn.Module = resnet_fpn_backbone(
-        backbone_name=str(card.parameters.get("backbone", "resnet50")),
-        weights=None,
-        norm_layer=NORMS[norm],
-        trainable_layers=3 if norm == "frozen" else 5,
-    )
-    return backbone
-
-
-def _as(kind: type[nn.Module], plain: nn.Module) -> nn.Module:
-    """Return a module of a subclass with the parts of `plain`; torchvision has no hook for this."""
-    careful = kind.__new__(kind)
-    careful.__dict__.update(plain.__dict__)
-    return careful
 
 
 FAMILY = MaskRCNNFamily()
