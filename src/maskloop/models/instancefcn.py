@@ -1,0 +1,239 @@
+"""Instance-sensitive fully convolutional networks: FCIS, and the proposals of InstanceFCN.
+
+Papers: Y. Li, H. Qi, J. Dai, X. Ji, Y. Wei, "Fully Convolutional Instance-aware Semantic
+Segmentation", CVPR 2017 (variants coco and voc); J. Dai, K. He, Y. Li, S. Ren, J. Sun,
+"Instance-sensitive Fully Convolutional Networks", ECCV 2016 (variant proposals).
+Sizes and thresholds of FCIS as in the authors' release (MIT), written anew; of InstanceFCN there
+is no public code. No published weights can be loaded: train, from a classifier's if at hand.
+Licence of the code: BSD-3-Clause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from maskloop.core.errors import InputError
+from maskloop.models.instancefcnnet import FCIS, Read
+from maskloop.models.instancefcntargets import as_rois, head_loss, moved, wanted_of
+from maskloop.models.instancefcnvotes import voted
+from maskloop.models.instances import InstanceFamily, Targets, listed
+from maskloop.models.proposals import box_sides, typical
+from maskloop.models.pyramid import trunk_of
+from maskloop.ops.device import autocast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from maskloop.core.labels import LabelTable
+    from maskloop.models.base import Volume
+    from maskloop.models.cards import ModelCard
+    from maskloop.models.objects import Found
+    from maskloop.models.pasting import View
+    from maskloop.ops.device import Device
+
+_TITLES = {
+    "coco": "FCIS, ResNet-101, 12 anchors",
+    "voc": "FCIS, ResNet-101, 9 anchors",
+}
+_SCALES = {"coco": (4, 8, 16, 32), "voc": (8, 16, 32)}  # times 16 pixels
+_DILATED = {16: (5,), 8: (4, 5)}  # step of the maps -> stages that keep the step before
+_RATIOS = (0.5, 1.0, 2.0)
+# Section 4.1 of the paper: 8 GPUs at 5e-4 a picture, 8 epochs of COCO's 80k pictures.
+_PAPER = {
+    "optimiser": "sgd",
+    "momentum": 0.9,
+    "rate": 4e-3,
+    "weight_decay": 5e-4,
+    "schedule": "constant",
+    "batch": 8,
+    "steps": 80_000,
+    "parameters": {"norm": "frozen", "fixed": 2, "shortest": 600, "longest": 1000},
+}
+
+
+class InstanceFCNFamily(InstanceFamily):
+    """FCIS and InstanceFCN; stateless.
+
+    `card.parameters`, besides those of `InstanceFamily` and `trunk_of`: ``step`` (16, or 8: pixels
+    a cell of the maps), ``features`` (1024: of the convolution before the part maps), ``scales``
+    (roots of the areas of anchors in pixels; fitted to the boxes by `survey` where absent),
+    ``ratios`` (0.5, 1, 2: height over width), ``proposals`` (300: boxes looked at), ``hardest``
+    (128: boxes a picture that are learnt from), ``fixed`` (0: how many of the five stages of the
+    trunk stay as they are), ``rounds`` (2: how often boxes are read; each time from where the one
+    before moved them), ``least_score`` (0.5), ``detections`` (300).
+    """
+
+    name = "instancefcn"
+    title = "FCIS and InstanceFCN (Li 2017, Dai 2016)"
+    variants: tuple[str, ...] = tuple(_TITLES)
+
+    def card(self, variant: str, labels: LabelTable) -> ModelCard:
+        """Return the card of an untrained network of `variant` for `labels`."""
+        variant = self.known(variant)
+        return self.fresh(
+            variant,
+            labels,
+            _TITLES[variant],
+            {
+                "least_score": 0.5,
+                "patch": [512, 512],
+                "heads": ["cls_seg"],
+                "recipes": {"paper": _PAPER},
+            },
+            sources=("Li et al., CVPR 2017",),
+        )
+
+    def build(self, card: ModelCard) -> nn.Module:
+        """Return the network with random weights."""
+        variant, told = self.known(card.variant), card.parameters
+        step = int(told.get("step", 16))
+        if step not in _DILATED:
+            msg = f"expected a step of 16 or 8 pixels, got {step}; correct the card"
+            raise InputError(msg)
+        network = FCIS(
+            trunk_of(card, "resnet101", dilated=_DILATED[step]),
+            len(card.labels),
+            step=step,
+            features=int(told.get("features", 1024)),
+            scales=tuple(told.get("scales", [16.0 * n for n in _SCALES[variant]])),
+            ratios=tuple(told.get("ratios", _RATIOS)),
+            proposals=int(told.get("proposals", 300)),
+        )
+        _fix(network.trunk, int(told.get("fixed", 0)))
+        return network
+
+    def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
+        """Return the card with anchors as large as the objects; those on it are left alone."""
+        if card.weights or card.base or "scales" in card.parameters:
+            return card
+        sides = box_sides(volumes)
+        if not len(sides):
+            return card
+        found = typical(sides.prod(1) ** 0.5, len(_SCALES[self.known(card.variant)]))
+        scales = [round(one, 1) for one in found]
+        return replace(card, parameters={**card.parameters, "scales": scales})
+
+    def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
+        """Return the part maps ``(n, 2 * classes * 49, h, w)``; proposals are scored as well."""
+        net = _checked(network)
+        fourth, parts, _ = net(images)
+        net.rpn.head([fourth])
+        found: Tensor = parts
+        return found
+
+    def find(
+        self, network: nn.Module, view: View, *, card: ModelCard, device: Device
+    ) -> list[Found]:
+        """Return the objects in one view: boxes read, moved, read again; masks by vote."""
+        net, told = _checked(network), card.parameters
+        with autocast(device):
+            fourth, parts, sides = net(view.picture)
+        (boxes,), _ = net.propose(fourth, view.picture, [view.seen])
+        boxes, read = read_in_rounds(
+            net, parts, sides, boxes, view.seen, rounds=int(told.get("rounds", 2))
+        )
+        chances = read.classes.softmax(1)[:, 1:]
+        masks = agnostic(read.masks[..., 1:], chances).cpu()
+        boxes, chances = view.on_image(boxes).cpu(), chances.cpu()
+        found = []
+        for k in range(chances.shape[1]):
+            mine = voted(
+                boxes,
+                chances[:, k],
+                masks,
+                view.size,
+                least_score=float(told.get("least_score", 0.5)),
+                most=int(told.get("detections", 300)),
+            )
+            labels, scores = [k + 1] * len(mine), [one.score for one in mine]
+            found += listed([one.place for one in mine], labels, scores, card)
+        found.sort(key=lambda one: -one.score)
+        return found[: int(told.get("detections", 300))]
+
+    def losses(
+        self, network: nn.Module, images: Tensor, targets: Sequence[Targets], *, card: ModelCard
+    ) -> Tensor:
+        """Return the losses of the proposals and of the hardest boxes, objects' own among them.
+
+        Anchors and boxes that lie more than half in unreviewed regions are no background.
+        """
+        net = _checked(network)
+        fourth, parts, sides = net(images)
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        told = [{"boxes": one.boxes, "unseen": one.unseen} for one in targets]
+        proposals, first = net.propose(fourth, images, [size] * len(images), told)
+        boxes = [
+            torch.cat([mine.detach(), one.boxes])
+            for mine, one in zip(proposals, targets, strict=True)
+        ]
+        wanted = [wanted_of(mine, one) for mine, one in zip(boxes, targets, strict=True)]
+        read = net.read(parts, sides, as_rois(boxes))
+        hardest = int(card.parameters.get("hardest", 128))
+        return torch.stack([*first.values(), head_loss(read, wanted, hardest=hardest)]).sum()
+
+
+def read_in_rounds(
+    network: FCIS,
+    parts: Tensor,
+    sides: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    *,
+    rounds: int = 2,
+) -> tuple[Tensor, Read]:
+    """Return boxes ``(k, 4)`` and what was read of them; each round adds those it moved.
+
+    Parameters
+    ----------
+    parts, sides : Tensor
+        Maps of one picture, as `FCIS` gives them.
+    boxes : Tensor ``(n, 4)``
+    size : tuple of int
+        Rows and columns boxes are cut to.
+    rounds : int
+        2 doubles the boxes.
+    """
+    seen, said = [], []
+    for _ in range(rounds):
+        read = network.read(parts, sides, as_rois([boxes]))
+        seen.append(boxes)
+        said.append(read)
+        boxes = moved(boxes, read.deltas, size)
+    return torch.cat(seen), Read(
+        *(torch.cat([getattr(one, n) for one in said]) for n in ("classes", "masks", "deltas"))
+    )
+
+
+def agnostic(masks: Tensor, chances: Tensor) -> Tensor:
+    """Return one mask a box ``(k, m, m)``: those of the classes, weighed by their chances.
+
+    Parameters
+    ----------
+    masks : Tensor ``(k, m, m, labels)``
+        Inside minus outside.
+    chances : Tensor ``(k, labels)``
+        The background's left out: nobody taught it a mask.
+    """
+    share = chances / chances.sum(1, keepdim=True).clamp(min=1e-9)
+    return torch.einsum("kijc,kc->kij", masks.sigmoid(), share)
+
+
+def _fix(trunk: nn.Module, stages: int) -> None:
+    """Let the first `stages` of the five stages of a residual network stay as they are."""
+    names = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    for name in (name for stage in names[:stages] for name in stage):
+        trunk.get_submodule(name).requires_grad_(requires_grad=False)
+
+
+def _checked(network: nn.Module) -> Any:  # Any: a submodule's calls have no types
+    if not isinstance(network, FCIS):
+        msg = f"expected an FCIS, got {type(network).__name__}; build it from its card"
+        raise InputError(msg)
+    return network
+
+
+FAMILY = InstanceFCNFamily()
