@@ -46,6 +46,8 @@ _VARIANTS = {
 }
 _DEFORMED = {"resnet101": 3}  # one of so many blocks; each where not told
 _SIDE = 550  # of the paper's pictures
+# What a level looks for is 8 of these: as large as the paper's anchors, 3 of the level's own steps.
+_FITTED_STEPS = tuple(3 * step // 8 for step in STEPS)
 _PAPER = {
     "optimiser": "sgd",
     "rate": 1e-3,
@@ -113,7 +115,7 @@ class YolactFamily(InstanceFamily):
         boxes = anchors.boxes_of(volumes)
         if not len(boxes):
             return card
-        fitted = anchors.fitted(boxes, STEPS, each=3 * _scales(card.variant))
+        fitted = anchors.fitted(boxes, _FITTED_STEPS, each=3 * _scales(card.variant))
         told = {**card.parameters, "anchors": _plain(fitted)}
         return dataclasses.replace(card, parameters=told)
 
