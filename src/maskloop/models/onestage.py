@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
 
 from maskloop.core.errors import InputError
-from maskloop.models.pyramid import group_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,12 +31,20 @@ def tower(channels: int, features: int, depth: int) -> nn.Sequential:
         *(
             nn.Sequential(
                 nn.Conv2d(channels if number == 0 else features, features, 3, 1, 1, bias=False),
-                group_norm(features),
+                _norm(features),
                 nn.ReLU(inplace=True),
             )
             for number in range(depth)
         )
     )
+
+
+def _norm(features: int) -> nn.GroupNorm:
+    """Return a group norm of eight channels a group, as the papers' 32 groups of 256 features.
+
+    A coarse map may be a single pixel: with one channel a group nothing would be left of it.
+    """
+    return nn.GroupNorm(math.gcd(32, max(1, features // 8)), features)
 
 
 def start_calm(parts: Iterable[nn.Module]) -> None:

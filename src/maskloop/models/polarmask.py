@@ -208,7 +208,8 @@ class PolarMaskFamily(InstanceFamily):
 
     def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
         """Return the lengths of the rays of all points, ``(n, 36, p)``, level by level."""
-        return _checked(network)(images).rays.transpose(1, 2)
+        lengths: Tensor = _checked(network)(images).rays
+        return lengths.transpose(1, 2)
 
 
 def in_one_piece(targets: Targets) -> Targets:

@@ -184,7 +184,8 @@ def _inside(
     first, second = ray[number], np.roll(ray, -1)[number]
     # Where the straight line between the ends of two rays is met.
     across = first * np.sin(part) + second * np.sin(step - part)
-    return distance * across <= first * second * np.sin(step)
+    found: npt.NDArray[np.bool_] = distance * across <= first * second * np.sin(step)
+    return found
 
 
 def held(region: npt.NDArray[np.bool_], *, count: int = COUNT) -> float:
