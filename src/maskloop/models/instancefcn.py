@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from maskloop.core.errors import InputError
+from maskloop.models import anchors
 from maskloop.models.instancefcnnet import FCIS, Read
 from maskloop.models.instancefcntargets import as_rois, head_loss, moved, wanted_of
 from maskloop.models.instancefcnvotes import voted
 from maskloop.models.instances import InstanceFamily, Targets, listed
-from maskloop.models.proposals import box_sides, typical
 from maskloop.models.pyramid import trunk_of
 from maskloop.ops.device import autocast
 
@@ -39,9 +39,8 @@ _TITLES = {
     "coco": "FCIS, ResNet-101, 12 anchors",
     "voc": "FCIS, ResNet-101, 9 anchors",
 }
-_SCALES = {"coco": (4, 8, 16, 32), "voc": (8, 16, 32)}  # times 16 pixels
+_SIZES = {"coco": (4, 8, 16, 32), "voc": (8, 16, 32)}  # of anchors, in steps of 16 pixels
 _DILATED = {16: (5,), 8: (4, 5)}  # step of the maps -> stages that keep the step before
-_RATIOS = (0.5, 1.0, 2.0)
 # Section 4.1 of the paper: 8 GPUs at 5e-4 a picture, 8 epochs of COCO's 80k pictures.
 _PAPER = {
     "optimiser": "sgd",
@@ -59,9 +58,9 @@ class InstanceFCNFamily(InstanceFamily):
     """FCIS and InstanceFCN; stateless.
 
     `card.parameters`, besides those of `InstanceFamily` and `trunk_of`: ``step`` (16, or 8: pixels
-    a cell of the maps), ``features`` (1024: of the convolution before the part maps), ``scales``
-    (roots of the areas of anchors in pixels; fitted to the boxes by `survey` where absent),
-    ``ratios`` (0.5, 1, 2: height over width), ``proposals`` (300: boxes looked at), ``hardest``
+    a cell of the maps), ``features`` (1024: of the convolution before the part maps), ``anchors``
+    (one level: width and height of each in pixels of the network; fitted to the training boxes in
+    a network that starts from nothing), ``proposals`` (300: boxes looked at), ``hardest``
     (128: boxes a picture that are learnt from), ``fixed`` (0: how many of the five stages of the
     trunk stay as they are), ``rounds`` (2: how often boxes are read; each time from where the one
     before moved them), ``least_score`` (0.5), ``detections`` (300).
@@ -99,23 +98,22 @@ class InstanceFCNFamily(InstanceFamily):
             len(card.labels),
             step=step,
             features=int(told.get("features", 1024)),
-            scales=tuple(told.get("scales", [16.0 * n for n in _SCALES[variant]])),
-            ratios=tuple(told.get("ratios", _RATIOS)),
+            anchors=anchors.told(told, anchors.usual([16], _SIZES[variant])),
             proposals=int(told.get("proposals", 300)),
         )
         _fix(network.trunk, int(told.get("fixed", 0)))
         return network
 
     def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
-        """Return the card with anchors as large as the objects; those on it are left alone."""
-        if card.weights or card.base or "scales" in card.parameters:
+        """Return the card with anchors like the training objects, if nothing was trained yet."""
+        if card.weights or card.base or "anchors" in card.parameters:
             return card
-        sides = box_sides(volumes)
-        if not len(sides):
+        boxes = anchors.boxes_of(volumes)
+        if not len(boxes):
             return card
-        found = typical(sides.prod(1) ** 0.5, len(_SCALES[self.known(card.variant)]))
-        scales = [round(one, 1) for one in found]
-        return replace(card, parameters={**card.parameters, "scales": scales})
+        each = len(anchors.RATIOS) * len(_SIZES[self.known(card.variant)])
+        shapes = [list(shape) for shape in anchors.fitted(boxes, [16], each)[0]]
+        return replace(card, parameters={**card.parameters, "anchors": [shapes]})
 
     def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
         """Return the part maps ``(n, 2 * classes * 49, h, w)``; proposals are scored as well."""
@@ -164,8 +162,7 @@ class InstanceFCNFamily(InstanceFamily):
         net = _checked(network)
         fourth, parts, sides = net(images)
         size = (int(images.shape[-2]), int(images.shape[-1]))
-        told = [{"boxes": one.boxes, "unseen": one.unseen} for one in targets]
-        proposals, first = net.propose(fourth, images, [size] * len(images), told)
+        proposals, first = net.propose(fourth, images, [size] * len(images), targets)
         boxes = [
             torch.cat([mine.detach(), one.boxes])
             for mine, one in zip(proposals, targets, strict=True)
@@ -173,7 +170,9 @@ class InstanceFCNFamily(InstanceFamily):
         wanted = [wanted_of(mine, one) for mine, one in zip(boxes, targets, strict=True)]
         read = net.read(parts, sides, as_rois(boxes))
         hardest = int(card.parameters.get("hardest", 128))
-        return torch.stack([*first.values(), head_loss(read, wanted, hardest=hardest)]).sum()
+        # Where nothing was reviewed no anchor is sampled, and torchvision's mean of none is NaN.
+        first = [loss for loss in first if bool(torch.isfinite(loss)) or any(map(len, targets))]
+        return torch.stack([*first, head_loss(read, wanted, hardest=hardest)]).sum()
 
 
 def read_in_rounds(

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from maskloop.models.proposals import CarefulProposals
+from maskloop.models.anchors import ShapedAnchors
+from maskloop.models.rcnn import CarefulProposals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from maskloop.models.anchors import Shapes
+    from maskloop.models.instances import Targets
     from maskloop.models.pyramid import Trunk
 
 GROUPS = 7
@@ -171,10 +173,8 @@ class FCIS(nn.Module):
         Pixels a cell of the fifth stage; the fourth's is the same.
     features : int
         Of the convolution over the fifth stage (1024 in the paper; the proposals' half of it).
-    scales : sequence of float
-        Roots of the areas of anchors, in pixels.
-    ratios : sequence of float
-        Height over width of anchors.
+    anchors : Shapes
+        Of one level, as `maskloop.models.anchors` gives them.
     proposals : int
         Boxes a picture that are looked at.
     """
@@ -186,8 +186,7 @@ class FCIS(nn.Module):
         *,
         step: int = 16,
         features: int = 1024,
-        scales: Sequence[float] = (64.0, 128.0, 256.0, 512.0),
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        anchors: Shapes,
         proposals: int = 300,
     ) -> None:
         super().__init__()
@@ -195,8 +194,8 @@ class FCIS(nn.Module):
         self.step = step
         parts = GROUPS * GROUPS
         self.rpn = CarefulProposals(
-            AnchorGenerator((tuple(scales),), (tuple(ratios),)),
-            PairedHead(trunk.features[2], max(features // 2, 1), len(scales) * len(ratios)),
+            ShapedAnchors(anchors),
+            PairedHead(trunk.features[2], max(features // 2, 1), len(anchors[0])),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
@@ -221,13 +220,19 @@ class FCIS(nn.Module):
         fourth: Tensor,
         images: Tensor,
         sizes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return boxes of each picture that may hold an object, and in training the losses."""
-        found: tuple[list[Tensor], dict[str, Tensor]] = self.rpn(
-            ImageList(images, sizes), {"0": fourth.float()}, targets
+        targets: Sequence[Targets] = (),
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return boxes of each picture that may hold an object, and in training the losses.
+
+        Anchors that lie more than half in unreviewed regions are no background.
+        """
+        self.rpn.unseen = [one.unseen for one in targets]
+        boxes, losses = self.rpn(
+            ImageList(images, sizes),
+            {"0": fourth.float()},
+            [{"boxes": one.boxes} for one in targets],
         )
-        return found
+        return boxes, list(losses.values())
 
     def read(self, parts: Tensor, boxes: Tensor, rois: Tensor) -> Read:
         """Return what part maps and maps of boxes say of boxes ``(k, 5)``."""

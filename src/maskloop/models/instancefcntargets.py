@@ -16,7 +16,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou, roi_align
 
 from maskloop.models.instancefcnnet import BINS
-from maskloop.models.proposals import without_unseen
+from maskloop.models.instances import is_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,8 @@ def wanted_of(boxes: Tensor, targets: Targets) -> Wanted:
         masks[hit] = (_cut(targets.masks, boxes[hit], mine) >= 0.5).float()
         seen[hit] = _cut(targets.unseen[None], boxes[hit], torch.zeros_like(mine)) < 0.5
         deltas[hit] = _CODER.encode_single(targets.boxes[mine], boxes[hit])
-    return Wanted(without_unseen(labels, boxes, targets.unseen), masks, seen, deltas)
+    labels[(labels == 0) & is_unseen(boxes, targets.unseen)] = -1
+    return Wanted(labels, masks, seen, deltas)
 
 
 def _cut(maps: Tensor, boxes: Tensor, which: Tensor) -> Tensor:
