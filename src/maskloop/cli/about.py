@@ -150,6 +150,40 @@ def memory(name: str, device: str, as_json: bool) -> None:
     answer(found, as_lines(shown), as_json=as_json)
 
 
+@models.command(
+    "import",
+    epilog=example(
+        "maskloop models import yolact_base_54_800000.pth --family yolact:resnet101 --name yolact",
+        "maskloop models import mine.pth --family solo --name mine --labels classes.txt",
+    ),
+)
+@click.argument("file", type=click.Path())
+@click.option("--family", required=True, metavar="FAMILY[:VARIANT]", help="Of the network.")
+@click.option("--name", required=True, help="Of the new model.")
+@click.option("--labels", type=click.Path(), help="A class on each line; COCO's 80 if left out.")
+@click.option("--licence", default="", metavar="TEXT", help="Of the weights; kept on the card.")
+@click.option("--overwrite", is_flag=True, help="Replace your model of that name.")
+@json_option
+def import_(
+    file: str,
+    family: str,
+    name: str,
+    labels: str | None,
+    licence: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Take over published weights from a file here; nothing in it is run."""
+    from maskloop.desk.imports import import_model
+
+    with working() as job:
+        found = import_model(
+            file, family, name, labels=labels, licence=licence, overwrite=overwrite, job=job
+        )
+    shown = {"model": found["model"], "classes": found["labels"], "folder": found["path"]}
+    answer(found, as_lines(shown), as_json=as_json)
+
+
 def _state_words(row: Mapping[str, Any]) -> str:  # Any: JSON-ready values
     if row["folder"] and row["state"] == "to be fetched":
         return f"in a folder of yours: weights fetch {row['name']} --from {row['folder']}"
