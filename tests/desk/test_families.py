@@ -36,6 +36,8 @@ def test_what_is_listed_is_what_the_code_says(name: str) -> None:
         variant: tuple(family.card(variant, labels).parameters.get("recipes", ()))
         for variant in family.variants
     }
+    for variant in family.variants:
+        assert set(listed.limits) <= set(family.card(variant, labels).limits)
     assert {v: n for v, n in listed.recipes.items() if n} == {v: n for v, n in recipes.items() if n}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Label, LabelTable
 from maskloop.models.base import Segmentation
 from maskloop.models.cards import ModelCard, save_card
 
@@ -18,7 +18,7 @@ from maskloop.models.cards import ModelCard, save_card
 class FakeFamily:
     name = "fake"
     title = "Fake"
-    tasks = ("semantic", "instance")
+    tasks = ("semantic", "instance", "panoptic")
     ndims = (2, 3)
     variants = ()
     is_trainable = False
@@ -49,7 +49,31 @@ class FakeFamily:
         labels = card.labels
         if card.task == "instance":
             labels = LabelTable.objects((1, 2), "cell")
+        if card.task == "panoptic":
+            return panoptic(pixels)
         return Segmentation(ids, labels)
+
+
+def panoptic(pixels: np.ndarray) -> Segmentation:
+    """Call each bright piece a cell, half as sure as it is bright, and all else ground."""
+    from skimage.measure import label
+
+    pieces, count = label(pixels > 100, return_num=True)
+    rows = [
+        Label(
+            i,
+            f"cell {i}",
+            category="cell",
+            is_thing=True,
+            score=float(pixels[pieces == i].max()) / 255,
+        )
+        for i in range(1, count + 1)
+    ]
+    ground = count + 1
+    ids = np.where(pieces == 0, ground, pieces).astype(np.uint8)
+    return Segmentation(
+        ids, LabelTable([*rows, Label(ground, "ground")]), ("cell 1 is no star: drawn as one",)
+    )
 
 
 class Likely(FakeFamily):
@@ -77,7 +101,7 @@ def save_fake(folder: Path, name: str, *, ndim: int, how: str = "quick", **more:
         f"Fake {name}",
         "likely" if how == "likely" else "fake",
         ndim=ndim,
-        labels=LabelTable.classes({1: "liver", 2: "tumour"}),
+        labels=more.pop("labels", LabelTable.classes({1: "liver", 2: "tumour"})),
         parameters={"how": how, "slices": False},
         status="proved",
         **more,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from napari.layers import Layer
 
 from maskloop.core.geometry import Geometry
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.gui import layers
 from maskloop.gui.legend import MOST
@@ -39,6 +40,17 @@ def test_the_legend_follows_the_layers_and_their_tables(window: Any) -> None:
     assert len(legend.lines) == 2
     viewer.layers.remove(layer)
     assert legend.lines == []
+
+
+def test_what_holds_both_names_its_classes_and_counts_its_objects(window: Any) -> None:
+    viewer, panel = window
+    rows = [*LabelTable.objects([1, 2], "cell").values(), Label(3, "ground")]
+    layer = add(viewer, LabelTable([*rows, replace(rows[0], id=7, visible=False)]))
+    lines = panel.predict.legend.lines
+    assert lines[0] == ("\N{BLACK SQUARE} ground", rows[2].colour)
+    assert [text for text, _ in lines[1:]] == ["2 cell, each its colour"]
+    layers.set_table(layer, LabelTable(rows[:2]))
+    assert panel.predict.legend.lines == []
 
 
 def test_objects_have_none_and_many_classes_are_those_that_occur(window: Any) -> None:

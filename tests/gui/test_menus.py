@@ -66,6 +66,14 @@ def test_ready_models_stand_by_what_they_find(menu: ModelMenu) -> None:
     assert menu.chosen["name"] == "cells-a"
 
 
+def test_a_panoptic_model_tells_its_objects_from_its_classes() -> None:
+    both = row("both", "ground", "cell", "vessel", task="panoptic") | {"things": ["cell"]}
+    assert what_it_finds(both) == "Cell, one by one; ground, vessel"
+    assert what_it_finds({**both, "labels": {"2": "cell"}}) == "Cell, one by one"
+    titles = [title for title, _ in by_what_they_find([both, {**both, "task": "semantic"}])]
+    assert len(set(titles)) == 2
+
+
 def test_many_classes_are_counted() -> None:
     assert what_it_finds(ROWS[5]) == "6 classes: a, b, c ..."
     assert [title for title, _ in by_what_they_find([ROWS[6]])] == ["No named class"]
@@ -122,8 +130,33 @@ def test_every_variant_of_every_family_can_be_trained_from_scratch() -> None:
             assert (f"{family['name']}:{variant}" in names) == family["trainable"]
     by_name = {start.name: start for start in starts}
     assert by_name["segnet:vgg16"].recipes
-    scratch = [heading for heading, _ in groups if heading.startswith("From scratch")]
+    scratch = [heading for heading, _ in groups if "rom scratch" in heading]
     assert "From scratch: U-Net" in scratch
+    objects = [heading for heading in scratch if heading.startswith("Objects from scratch")]
+    assert "Objects from scratch: Mask R-CNN (torchvision)" in objects
+    first = scratch.index(objects[0])
+    assert scratch[first : first + len(objects)] == objects
+    assert all(heading.startswith("From") for heading in scratch[:first])
+
+
+def test_what_no_training_can_mend_is_said_before_it() -> None:
+    families = [
+        {
+            "name": "rays",
+            "title": "Rays",
+            "tasks": ["instance"],
+            "variants": ["a"],
+            "recipes": {},
+            "limits": ["no rings"],
+            "trainable": True,
+            "reason": "",
+        }
+    ]
+    starts, groups = starts_of([], families)
+    assert starts[0].limits == ("no rings",)
+    ((_, ((_, tip),)),) = groups
+    assert "each id of the masks is an object" in tip
+    assert tip.endswith("no rings")
 
 
 def test_what_cannot_be_trained_is_no_start() -> None:

@@ -28,10 +28,11 @@ def list_models() -> list[Row]:
     Returns
     -------
     list of dict
-        ``name title family variant task ndim labels modality channels licence licence_url size
-        status state reason proof limits trained_on metrics base recipes memory origin``. ``memory``
-        is what one pass takes (``bytes window device``), or None; ``labels`` is
-        ``{id: name}`` with ids as text; ``recipes`` are names besides ours; ``size`` is in bytes;
+        ``name title family variant task ndim labels things modality channels licence licence_url
+        size status state reason proof limits trained_on metrics base recipes memory origin``.
+        ``memory`` is what one pass takes (``bytes window device``), or None; ``labels`` is
+        ``{id: name}`` with ids as text, ``things`` the names of those that can be counted;
+        ``recipes`` are names besides ours; ``size`` is in bytes;
         ``state`` is ``"present"``, ``"to be fetched"``, ``"no weights"`` or ``"broken"`` (then
         ``reason`` says why and the rest is empty); ``folder`` is the name of a folder that the
         person has to point to where its weights cannot be downloaded, else empty; ``origin`` is
@@ -74,6 +75,7 @@ def _model_row(card: ModelCard, folder: Path) -> Row:
         "task": card.task,
         "ndim": [2, 3] if card.ndim == 2 and card.parameters.get("slices", True) else [card.ndim],
         "labels": {str(i): name for i, name in card.labels.names.items()},
+        "things": [row.name for row in card.labels.values() if row.is_thing],
         "modality": card.modality,
         "channels": card.channels,
         "licence": card.licence,
@@ -115,6 +117,7 @@ def _broken_row(name: str, reason: str, origin: str) -> Row:
         **empty,
         "ndim": [],
         "labels": {},
+        "things": [],
         "channels": 0,
         "size": 0,
         "status": "",
@@ -156,8 +159,9 @@ def list_families() -> list[Row]:
     Returns
     -------
     list of dict
-        ``name title tasks ndims variants recipes trainable state reason``. ``recipes`` is
-        ``{variant: names}`` of those besides ours; ``state`` is ``"present"``, or ``"missing"``
+        ``name title tasks ndims variants recipes limits trainable state reason``. ``recipes`` is
+        ``{variant: names}`` of those besides ours; ``limits`` are what no training can mend;
+        ``state`` is ``"present"``, or ``"missing"``
         where a package that the family needs is not installed (then ``reason`` says how to). A
         family of another package is known by name only until it is used.
     """
@@ -182,6 +186,7 @@ def _family_row(name: str, listed: Listed) -> Row:
         "ndims": list(listed.ndims),
         "variants": list(listed.variants),
         "recipes": {v: list(listed.recipes.get(v, ())) for v in listed.variants},
+        "limits": list(listed.limits),
         "trainable": listed.is_trainable,
         "state": "missing" if reason else "present",
         "reason": reason,

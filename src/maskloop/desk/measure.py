@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 Entry = dict[str, Any]  # Any: plain JSON values
 
 _COLUMNS = (
-    "frame", "id", "label", "name", "volume_mm3", "area_mm2", "area_px", "long_axis_mm",
-    "short_axis_mm", "long_axis_px", "short_axis_px", "mean", "sd", "min", "max", "slices",
-    "added_mm3", "removed_mm3", "status",
+    "frame", "id", "label", "name", "category", "score", "volume_mm3", "area_mm2", "area_px",
+    "long_axis_mm", "short_axis_mm", "long_axis_px", "short_axis_px", "mean", "sd", "min", "max",
+    "slices", "added_mm3", "removed_mm3", "status",
 )  # fmt: skip
 
 
@@ -95,7 +95,8 @@ def entry_of(row: Measured, mask: Mask) -> Entry:
     Returns
     -------
     dict
-        ``id`` (number of the object), ``label`` (its id in the mask), ``name`` (the label's),
+        ``id`` (number of the object), ``label`` (its id in the mask), ``name``, ``category``
+        (class of an object) and ``score`` (the label's),
         ``volume_mm3``, ``long_axis_mm``, ``short_axis_mm``, ``mean``, ``sd``, ``min``, ``max``,
         ``slices``, ``voxels``, ``area_mm2``, ``area_px``, ``long_axis_px``, ``short_axis_px``,
         ``slice``, ``box``, ``long_axis`` and ``short_axis`` (both ends in array order); None for
@@ -111,6 +112,8 @@ def entry_of(row: Measured, mask: Mask) -> Entry:
         "id": row.id,
         "label": row.label,
         "name": label.name if label is not None else f"label {row.label}",
+        "category": label.category if label is not None else None,
+        "score": label.score if label is not None else None,
         "volume_mm3": row.size if is_mm and grid.ndim == 3 else None,
         "long_axis_mm": long_mm,
         "short_axis_mm": short_mm,

@@ -253,10 +253,12 @@ def _categories(labels: LabelTable, header: CocoHeader) -> list[_Entry]:
     free = (n for n in count(1) if n not in taken)
     fresh = {name: next(free) for name in wanted}
     found = [dict(c) for c in header.categories]
+    stuff = {r.name for r in labels.values() if r.category is None and not r.is_thing}
     for name, number in fresh.items():
         colour = _rgb(colour_of(number))
+        is_thing = int(name not in stuff)
         found.append(
-            {"id": number, "name": name, "supercategory": "", "color": colour, "isthing": 1}
+            {"id": number, "name": name, "supercategory": "", "color": colour, "isthing": is_thing}
         )
     return sorted(found, key=lambda c: int(c["id"]))
 
@@ -369,6 +371,8 @@ def _objects(
     runs = _runs_of(with_shape, shape, path)
     numbers = _numbers(with_shape, path, job)
     is_ours = "maskloop" in (content.get("info") or {})
+    # Others call what they annotate piece by piece stuff, too.
+    stuff = {c.get("id") for c in content.get("categories", ()) if is_ours and not c.get("isthing")}
     found = []
     for annotation, number, part in zip(with_shape, numbers, runs, strict=True):
         category = annotation.get("category_id")
@@ -378,6 +382,9 @@ def _objects(
             label = _class_row(category, name, content.get("categories", ()), path)
         else:
             label = _object_row(annotation, number, name, is_ours)
+            if category in stuff:
+                kept = name if label.name == f"{name} {number}" else label.name
+                label = replace(label, name=kept, category=None, is_thing=False)
         found.append(_Found(label, part, outlines.covered(part), is_crowd))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from typing import Any
 
 from napari.components.overlays import TextOverlay
@@ -18,7 +19,9 @@ _MORE = "#d0d0d0"
 
 
 class Legend:
-    """Follows the visible Labels layers whose ids are classes; objects have no legend.
+    """Follows the visible Labels layers: classes by name, objects by how many there are of a kind.
+
+    Objects alone have no legend: each has a colour of its own.
 
     Parameters
     ----------
@@ -97,7 +100,7 @@ class Legend:
         found: dict[tuple[str, str], None] = {}
         for layer in self._labels():
             table = layers.table_of(layer)
-            if layer.visible and table and table.kind == "classes":
+            if layer.visible and table:
                 found.update(dict.fromkeys(_rows_of(layer, table)))
         return list(found)
 
@@ -111,11 +114,15 @@ class Legend:
 
 
 def _rows_of(layer: Any, table: LabelTable) -> list[tuple[str, str]]:  # Any: a napari layer
-    rows = [row for row in table.values() if row.visible]
+    rows = [row for row in table.values() if row.visible and row.category is None]
     if len(rows) > MOST and layer.data.size <= _LARGE:
         held = set(present_ids(layer.data))
         rows = [row for row in rows if row.id in held]
-    return [(f"\N{BLACK SQUARE} {row.name}", row.colour) for row in rows]
+    if not rows:
+        return []
+    kinds = Counter(row.category for row in table.values() if row.visible and row.category)
+    counts = [(f"{number} {kind}, each its colour", _MORE) for kind, number in kinds.items()]
+    return [*((f"\N{BLACK SQUARE} {row.name}", row.colour) for row in rows), *counts]
 
 
 def _events(layer: Any) -> tuple[Any, ...]:  # Any: napari is untyped

@@ -183,14 +183,22 @@ def by_what_they_find(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 def what_it_finds(row: Row) -> str:
     """Return in a few words what a model draws."""
     names = list(row["labels"].values())
-    if not names:
-        text = "no named class"
-    elif len(names) <= 4:
-        text = ", ".join(names)
+    if row["task"] == "panoptic":
+        things = [name for name in names if name in row["things"]]
+        stuff = [name for name in names if name not in row["things"]]
+        text = "; ".join([f"{_few(things)}, one by one", *([_few(stuff)] if stuff else [])])
     else:
-        text = f"{len(names)} classes: {', '.join(names[:3])} ..."
-    text += ", one by one" if row["task"] == "instance" else ""
+        text = _few(names)
+        text += ", one by one" if row["task"] == "instance" else ""
     return text[:1].upper() + text[1:]
+
+
+def _few(names: Sequence[str]) -> str:
+    if not names:
+        return "no named class"
+    if len(names) <= 4:
+        return ", ".join(names)
+    return f"{len(names)} classes: {', '.join(names[:3])} ..."
 
 
 def about(model: Row) -> str:

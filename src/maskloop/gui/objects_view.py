@@ -20,6 +20,7 @@ _SIGNS = {
     "rejected": "\N{MULTIPLICATION X}",
 }
 _RANK = {"new": 0, "edited": 1, "accepted": 2, "rejected": 3}
+SCORE = 6  # which column it is
 _GREY = "#8b929c"
 _GREEN = "#7ee2a8"
 
@@ -66,6 +67,12 @@ def columns_for(unit: str, ndim: int) -> tuple[Column, ...]:
             lambda r: -1e30 if r.measured.mean is None else r.measured.mean,
             "mean of the image inside",
         ),
+        Column(
+            "Score",
+            lambda r: "" if r.score is None else f"{r.score:.2f}",
+            lambda r: -1.0 if r.score is None else r.score,
+            "how sure the model was, 0 to 1",
+        ),
         Column("", lambda r: _SIGNS[r.status], lambda r: _RANK[r.status], "status", False),
     )
 
@@ -107,6 +114,8 @@ def details(row: Row, unit: str, ndim: int) -> str:
         f"{row.name} {_number_words(row)}, {row.status}: {m.size:,.0f} {cubic} in {m.slices} "
         f"slice{'s' * (m.slices != 1)}, {m.long_axis.length:.1f} x {m.short_axis.length:.1f} {unit}"
     ]
+    if row.score is not None:
+        lines[0] += f", score {row.score:.2f}"
     if m.mean is not None and m.sd is not None:
         lines.append(f"image {m.mean:.1f} \N{PLUS-MINUS SIGN} {m.sd:.1f}, {m.low:g} to {m.high:g}")
     if row.added or row.removed:
@@ -130,6 +139,11 @@ class ObjectModel(QAbstractTableModel):
     def numbers(self) -> tuple[int, ...]:
         """Numbers of the objects in the order shown."""
         return tuple(self._order)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether any object has a score."""
+        return any(row.score is not None for row in self._rows.values())
 
     def row(self, number: int) -> Row | None:
         """Return the row of an object."""
@@ -240,7 +254,7 @@ class ObjectView(QTableView):
         head.setMinimumSectionSize(20)
         head.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         head.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        for column, width in enumerate((30, 0, 58, 40, 40, 40, 18)):
+        for column, width in enumerate((30, 0, 58, 40, 40, 40, 40, 18)):
             if column != 1:
                 head.resizeSection(column, width)
         self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
@@ -286,6 +300,7 @@ class ObjectView(QTableView):
 
     def _restore(self) -> None:
         """Select the same object after the rows were ordered anew; tells nobody."""
+        self.setColumnHidden(SCORE, not self.rows.has_scores)
         at = self.rows.place_of(self._chosen)
         model = self.selectionModel()
         before = model.blockSignals(True)

@@ -38,6 +38,19 @@ def result_layer(viewer: Any, wanted: Wanted, mask: Mask) -> Any:  # Any: napari
     return target
 
 
+def counted(table: LabelTable) -> str:
+    """Return how many objects and how many classes a table holds, in words."""
+    objects = sum(row.category is not None for row in table.values())
+    classes = len(table) - objects
+    told = [_many(objects, "object", "objects")] if objects else []
+    told += [_many(classes, "class", "classes")] if classes or not objects else []
+    return " and ".join(told)
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
+
+
 def add_chances(viewer: Any, wanted: Wanted, found: Any) -> None:  # Any: napari, a Prediction
     """Put the probabilities below the labels, in the place of those of an earlier run."""
     from napari.layers import Layer

@@ -22,6 +22,7 @@ FAMILIES = Registry(
         "liver": "maskloop.models.liver:FAMILY",
         "maskrcnn": "maskloop.models.maskrcnn:FAMILY",
         "meshnet": "maskloop.models.meshnet:FAMILY",
+        "panoptic": "maskloop.models.panoptic:FAMILY",
         "patchnet": "maskloop.models.patchnet:FAMILY",
         "polarmask": "maskloop.models.polarmask:FAMILY",
         "segnet": "maskloop.models.segnet:FAMILY",
@@ -102,6 +103,13 @@ LISTED = {
         "MeshNet",
         (3,),
         ("width20", "width5", "width11", "width21", "width30", "staircase21", "mindgrab15"),
+    ),
+    "panoptic": Listed(
+        "Panoptic FPN (Kirillov 2019)",
+        (2,),
+        ("resnet50",),
+        ("panoptic",),
+        recipes={"resnet50": ("paper", "cpu")},
     ),
     "patchnet": Listed(
         "Patch classification (Cireşan 2012)",

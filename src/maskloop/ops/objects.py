@@ -40,6 +40,8 @@ class Row:
         Volume (area) that the object has and the model's draft had not, and the other way round.
     status : str
         ``new``, ``accepted``, ``edited`` or ``rejected``.
+    score : float, optional
+        How sure the model was of it, 0 to 1; its label's.
     """
 
     measured: Measured
@@ -47,6 +49,7 @@ class Row:
     added: float
     removed: float
     status: Status
+    score: float | None = None
 
 
 @dataclass(slots=True)
@@ -166,7 +169,8 @@ class ObjectIndex:
         added, removed = self._overlap.change(number, found.voxels)
         row = self._labels.get(found.label)
         name = row.name if row is not None else f"label {found.label}"
-        return Row(found, name, added * size, removed * size, self.status(number))
+        score = row.score if row is not None else None
+        return Row(found, name, added * size, removed * size, self.status(number), score)
 
     @property
     def numbers(self) -> list[int]:

@@ -16,7 +16,7 @@ from maskloop.gui.choices import slim
 from maskloop.gui.host import Host, setting
 from maskloop.gui.legend import Legend
 from maskloop.gui.menus import ModelMenu, Row, about, short
-from maskloop.gui.results import Wanted, add_chances, result_layer
+from maskloop.gui.results import Wanted, add_chances, counted, result_layer
 from maskloop.gui.runner import Run
 from maskloop.gui.section import Section, beside, tipped, words
 from maskloop.gui.tips import TIPS
@@ -212,18 +212,16 @@ class PredictSection(Section):
             wanted.frame,
             done,
             tool=found.model,
-            words=f"{found.model}: {len(mask.labels)} labels",
+            words=f"{found.model}: {counted(mask.labels)}",
             author=found.model,
             about=about,
         )
 
     def _say(self, target: Any, found: Any, refused: str) -> None:  # Any: a layer, a Prediction
         table = found.mask.labels
-        kind = "objects" if table.kind == "objects" else "classes"
         notes = " ".join((*found.notes, f"{refused}." if refused else ""))
         text = (
-            f"{target.name}: {len(table)} {kind} in {found.seconds:.1f} s on {found.device}. "
-            f"{notes}"
+            f"{target.name}: {counted(table)} in {found.seconds:.1f} s on {found.device}. {notes}"
         )
         self._host.say(text.strip(), "good" if table else "warning")
 
@@ -291,7 +289,7 @@ class PredictSection(Section):
 
     def _offer_classes_only(self, model: Row | None) -> None:
         """Offer what only models of classes can do where such a one is chosen."""
-        is_offered = model is None or model["task"] != "instance"
+        is_offered = model is None or model["task"] == "semantic"
         for box, tip in ((self.refine, "refine"), (self.chances, "chances")):
             box.setEnabled(is_offered)
             why = "" if is_offered else " Not for models that find objects one by one."

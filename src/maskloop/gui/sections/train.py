@@ -31,6 +31,16 @@ from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
 
 OURS = "ours"  # the recipe that a card itself holds
+_HEADS = {
+    "semantic": "From scratch",
+    "instance": "Objects from scratch",
+    "panoptic": "Objects and classes from scratch",
+}
+_LEARNS = {
+    "semantic": "its classes are those of the masks",
+    "instance": "each id of the masks is an object; of a mask of classes, each connected piece",
+    "panoptic": "masks hold objects and classes in one table",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,17 +70,21 @@ class Start:
         Its recipes besides ours.
     reason : str
         Why it cannot be used; empty where it can.
+    limits : tuple of str
+        What no training can mend.
     """
 
     name: str
     recipes: tuple[str, ...] = ()
     reason: str = ""
+    limits: tuple[str, ...] = ()
 
 
 def starts_of(models: Sequence[Row], families: Sequence[Row]) -> tuple[list[Start], list[Group]]:
     """Return what a training can begin with, and the menu of it.
 
-    Models by what they find, then every variant of every family from scratch, under its title.
+    Models by what they find, then every variant of every family from scratch, under its title:
+    first those that draw classes, then those that find objects, then those that do both.
     """
     fixed = {family["name"] for family in families if not family["trainable"]}
     usable = [m for m in models if m["state"] != "broken" and m["family"] not in fixed]
@@ -79,18 +93,24 @@ def starts_of(models: Sequence[Row], families: Sequence[Row]) -> tuple[list[Star
         (f"Go on from: {title}", [(m["name"], about(m)) for m in found])
         for title, found in by_what_they_find(usable)
     ]
-    for family in families:
-        if not family["trainable"]:
-            continue
+    trainable = [family for family in families if family["trainable"]]
+    for family in sorted(trainable, key=lambda row: [*_HEADS].index(_task(row))):
         entries = []
+        limits = tuple(family.get("limits", ()))
         for variant in family["variants"] or [""]:
             name = f"{family['name']}:{variant}" if variant else family["name"]
             recipes = tuple(family["recipes"].get(variant, ()))
-            starts.append(Start(name, recipes, family["reason"]))
-            tip = f"{family['title']}, from random weights; its classes are those of the masks."
-            entries.append((name, f"{tip} {family['reason']}".strip()))
-        groups.append((f"From scratch: {family['title']}", entries))
+            starts.append(Start(name, recipes, family["reason"], limits))
+            tip = f"{family['title']}, from random weights; {_LEARNS[_task(family)]}."
+            entries.append((name, "\n".join(x for x in (tip, *limits, family["reason"]) if x)))
+        groups.append((f"{_HEADS[_task(family)]}: {family['title']}", entries))
     return starts, groups
+
+
+def _task(family: Row) -> str:
+    """Return what a family finds; one of another package is known by name only."""
+    tasks = family.get("tasks") or ["semantic"]
+    return str(tasks[0])
 
 
 class TrainSection(Section):
@@ -118,6 +138,8 @@ class TrainSection(Section):
         self.steps.setSpecialValueText("automatic")
         self.reason = words()
         self.reason.setStyleSheet("color: #ffcf66; background: transparent;")
+        self.limits = words()
+        self.limits.setStyleSheet("color: #ffcf66; background: transparent;")
         self.run = tipped(QPushButton("Train"), TIPS["train"])
         self.run.setObjectName("maskloop_main")
         self.curve = tipped(Curve(), TIPS["curve"])
@@ -131,7 +153,7 @@ class TrainSection(Section):
         form.addRow("Recipe", self.recipe)
         form.addRow("Name", self.name)
         form.addRow("Steps", self.steps)
-        for widget in (self.reason, self.run, self.curve, self.verdict):
+        for widget in (self.limits, self.reason, self.run, self.curve, self.verdict):
             self.rows.addWidget(widget)
         self._connect()
         self.refill()
@@ -166,16 +188,17 @@ class TrainSection(Section):
         self.curve.show()
         self.verdict.hide()
 
-        def work(job: Job) -> Any:  # Any: a TrainingReport; its type would import the loop
+        def work(job: Job) -> Any:  # Any: a TrainingReport and notes; its type imports the loop
             from maskloop.loop.train import train
             from maskloop.ops.device import load_dynamo, spare_a_core
 
             load_dynamo()
             spare_a_core()
             cases = [pair.case() for pair in pairs]
-            return train(cases, base, name, steps=steps, recipe=recipe, job=job)
+            report = train(cases, base, name, steps=steps, recipe=recipe, job=job)
+            return report, tuple(dict.fromkeys(job.notes))
 
-        self._host.start(work, f"Training {name}", self._show, self._move)
+        self._host.start(work, f"Training {name}", lambda found: self._show(*found), self._move)
 
     def refill(self) -> None:
         """Read the models to start from again, keeping the choice."""
@@ -186,8 +209,8 @@ class TrainSection(Section):
         self.base.fill(groups)
         self._propose()
 
-    def _show(self, report: Any) -> None:  # Any: a TrainingReport
-        self.verdict.setText(verdict_text(report))
+    def _show(self, report: Any, notes: Sequence[str]) -> None:  # Any: a TrainingReport
+        self.verdict.setText("\n".join([verdict_text(report), *notes]))
         self.verdict.show()
         for point in report.curve[-1:]:
             scores = " ".join(
@@ -247,6 +270,9 @@ class TrainSection(Section):
             numbered = (f"{start}-{n}" for n in range(2, len(taken) + 3))
             self._proposed = next(n for n in (start, *numbered) if n not in taken)
             self.name.setText(self._proposed)
+        limits = known.limits if known is not None else ()
+        self.limits.setText("\n".join(limits))
+        self.limits.setVisible(bool(limits))
         self._check()
 
     def _problem(self) -> str:
