@@ -34,6 +34,7 @@ VARIANTS = [(name, variant) for name in NAMES for variant in FAMILIES.get(name).
 AUGMENTATIONS = {"mirror_x", "mirror_y", "mirror_z", "rotate", "scale"}
 AUGMENTATIONS |= {"elastic", "elastic_grid", "gamma", "noise", "blur"}
 LIGHT = {"fcn": "8s", "torchsemantic": "lraspp_mobilenet_v3_large", "liver": "liver"}
+MIXED = LabelTable([Label(1, "nucleus", is_thing=True), Label(2, "matrix")])
 _PICTURE = {"shortest": 64, "longest": 96, "patch": [64, 64]}
 _TINY = {"backbone": "resnet18", "width": 0.25, "features": 16, "patch": [64, 64]}
 SMALL: dict[str, dict[str, object]] = {
@@ -50,6 +51,17 @@ SMALL: dict[str, dict[str, object]] = {
     "liver": {"liver_tile": [54, 54, 54], "lesions_tile": [62, 100, 100]},
     "maskrcnn": {**_PICTURE, "proposals": 20, "detections": 10, "samples": 16, "norm": "group"},
     "meshnet": {"features": 4, "dilations": [1, 2, 1], "patch": [24, 24, 24]},
+    "panoptic": {
+        **_PICTURE,
+        "proposals": 20,
+        "detections": 10,
+        "samples": 16,
+        "norm": "group",
+        "backbone": "resnet18",
+        "width": 0.25,
+        "features": 16,
+        "least_stuff": 1,
+    },
     "patchnet": {"width": 0.25, "patch": [110, 110]},
     "polarmask": {**_TINY, "convs": 2, "detections": 20},
     "segnet": {"width": 0.125, "patch": [64, 64]},
@@ -78,6 +90,8 @@ def fresh(name: str) -> ModelCard:
     labels = LabelTable.classes({1: "liver", 2: "tumour"})
     if name == "flows":
         labels = LabelTable([Label(1, "nucleus", is_thing=True)])
+    if "panoptic" in family.tasks:
+        labels = MIXED
     return quick(family.card(LIGHT.get(name, family.variants[0]), labels))
 
 
@@ -160,6 +174,8 @@ def test_a_fresh_card_is_untrained_and_survives_json(name: str, variant: str) ->
     labels = LabelTable([Label(1, "nucleus", is_thing=True)])
     if name != "flows" and "instance" not in family.tasks:
         labels = LabelTable.classes({1: "liver", 2: "tumour"})
+    if "panoptic" in family.tasks:
+        labels = MIXED
     card = family.card(variant, labels)
     assert (card.family, card.variant, card.status) == (name, variant, "untrained")
     assert card.weights == ()
@@ -203,6 +219,9 @@ def test_ids_lie_on_the_images_grid_with_known_labels(
     if card.task == "instance":
         assert {row.category for row in found.labels.values()} <= known
         assert all(row.is_thing for row in found.labels.values())
+    elif card.task == "panoptic":
+        assert {row.category for row in found.labels.values() if row.is_thing} <= {"nucleus"}
+        assert {row.name for row in found.labels.values() if not row.is_thing} <= {"matrix"}
     else:
         assert {row.name for row in found.labels.values()} == known
     np.testing.assert_array_equal(image.data, before)

@@ -31,7 +31,7 @@ def test_what_is_listed_is_what_the_code_says(name: str) -> None:
     known = (family.title, family.ndims, family.variants, family.tasks, family.is_trainable)
     assert told == tuple(tuple(v) if isinstance(v, list) else v for v in known)
     rows = [Label(1, "nucleus", is_thing=True), Label(2, "tumour")]
-    labels = LabelTable(rows[: 2 if name == "liver" else 1])
+    labels = LabelTable(rows[: 2 if name in ("liver", "panoptic") else 1])
     recipes = {
         variant: tuple(family.card(variant, labels).parameters.get("recipes", ()))
         for variant in family.variants

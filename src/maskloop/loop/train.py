@@ -23,6 +23,7 @@ from maskloop.training.measure import (
     dice_by_class,
     from_json,
     mean_scores,
+    panoptic_by_class,
     precision_by_class,
     to_json,
 )
@@ -58,7 +59,7 @@ class TrainingReport:
         Mean held-out score per label before and after; `old` is None where training began from
         random weights. NaN for a label that is in no held-out case.
     measure : str
-        ``"Dice"``, or ``"AP@0.5"`` for objects.
+        ``"Dice"``, ``"AP@0.5"`` for objects, or ``"PQ"`` for things and stuff.
     verdict : str
         ``proved``, ``candidate`` or ``candidate, unproved``.
     reasons : tuple of str
@@ -246,7 +247,7 @@ class _Plan:
 
     @property
     def measure(self) -> str:
-        return "AP@0.5" if self.base.task == "instance" else "Dice"
+        return {"instance": "AP@0.5", "panoptic": "PQ"}.get(self.base.task, "Dice")
 
     def open(self, overwrite: bool) -> Run:
         from maskloop.models.cards import home
@@ -484,7 +485,7 @@ def _open(
 ) -> tuple[Image, Mask, npt.NDArray[np.bool_] | None]:
     """Return a case's image, mask and reviewed voxels, loaded now and kept by nobody."""
     image = load(case.image, job=job) if isinstance(case.image, Path) else case.image
-    mask = _mask_of(case, image, plan.base.task != "instance", job)
+    mask = _mask_of(case, image, plan.base.task == "semantic", job)
     reviewed = case.reviewed
     if isinstance(reviewed, Path):
         reviewed = load_mask(reviewed, image=image, kind="classes", job=job).data > 0
@@ -569,6 +570,9 @@ def _score_one(
     names = list(plan.base.labels.names.values())
     if plan.base.task == "instance":
         return precision_by_class(found * where, labels, truth * where, lookup, names)
+    if plan.base.task == "panoptic":
+        classes = list(plan.base.labels.values())
+        return panoptic_by_class(found, labels, truth, lookup, classes, where)
     to_index = np.zeros(max([*plan.base.labels, int(found.max(initial=0))]) + 1, np.uint16)
     to_index[list(plan.base.labels)] = np.arange(1, len(names) + 1)
     return dice_by_class(to_index[found], lookup[truth], names, where)

@@ -207,7 +207,9 @@ def _card_of(family: Family, variant: str, classes: int | None) -> ModelCard:
     counts = [classes] if classes is not None else list(range(2, _MOST_CLASSES_TRIED + 1))
     spare = getattr(family, "spare_outputs", 1)
     for count in counts:
-        labels = LabelTable.classes([f"class {i}" for i in range(1, count + 1 - spare)])
+        told = getattr(family, "labels_for", None)  # of a family with two kinds of classes
+        names = [f"class {i}" for i in range(1, count + 1 - spare)]
+        labels = LabelTable.classes(names) if told is None else told(count)
         try:
             return family.card(variant, labels)
         except InputError:

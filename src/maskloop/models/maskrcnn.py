@@ -43,31 +43,6 @@ _BUILDERS: dict[str, Callable[[type[MaskRCNN], ModelCard, int], nn.Module]] = {
     "resnet50-v2": rcnn.on_normed_pyramid,
     "c4": rcnn.on_c4,
 }
-RECIPES = {
-    # Section 3.1 and appendix A: 16 pictures, 90,000 steps at 0.02 on eight GPUs.
-    "paper": {
-        "steps": 90_000,
-        "rate": 0.02,
-        "optimiser": "sgd",
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "batch": 16,
-    },
-    # What two cores train in an hour, and predict with in a second.
-    "cpu": {
-        "steps": 1500,
-        "rate": 1e-3,
-        "batch": 4,
-        "parameters": {
-            "backbone": "resnet18",
-            "width": 0.5,
-            "features": 64,
-            "proposals": 300,
-            "patch": [256, 256],
-        },
-    },
-}
-"""Ways to train beside ours, which is the loop's own."""
 
 
 class MaskRCNNFamily(InstanceFamily):
@@ -102,7 +77,7 @@ class MaskRCNNFamily(InstanceFamily):
                 "least_score": 0.5,
                 "patch": [512, 512],
                 "heads": ["roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"],
-                "recipes": RECIPES,
+                "recipes": rcnn.RECIPES,
             },
         )
 

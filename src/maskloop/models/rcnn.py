@@ -47,6 +47,32 @@ _C4_SIZES = (2, 4, 8, 16, 32)  # 32 to 512 pixels, in steps of the map
 _SAMPLES = 512  # boxes a picture in training, and
 _SHOWN = 100  # detections of a picture, as in the paper
 
+RECIPES = {
+    # Section 3.1 and appendix A: 16 pictures, 90,000 steps at 0.02 on eight GPUs.
+    "paper": {
+        "steps": 90_000,
+        "rate": 0.02,
+        "optimiser": "sgd",
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch": 16,
+    },
+    # What two cores train in an hour, and predict with in a second.
+    "cpu": {
+        "steps": 1500,
+        "rate": 1e-3,
+        "batch": 4,
+        "parameters": {
+            "backbone": "resnet18",
+            "width": 0.5,
+            "features": 64,
+            "proposals": 300,
+            "patch": [256, 256],
+        },
+    },
+}
+"""Ways to train beside ours, which is the loop's own."""
+
 
 class CarefulProposals(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
     """Region proposals that do not learn background where nobody looked."""

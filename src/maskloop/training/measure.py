@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskloop.ops.panoptic import Quality, panoptic_quality
 from maskloop.ops.scores import average_precision, joint_counts
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from maskloop.core.labels import LabelTable
+    from maskloop.core.labels import Label, LabelTable
 
 
 def dice_by_class(
@@ -76,6 +77,41 @@ def precision_by_class(
         has_any = mine.any() or theirs.any()
         scores[name] = float(average_precision(mine, theirs)[0]) if has_any else math.nan
     return scores
+
+
+def panoptic_by_class(
+    found: npt.NDArray[Any],  # Any: whichever unsigned type holds the ids
+    labels: LabelTable,
+    truth: npt.NDArray[Any],  # Any: as above
+    class_of: npt.NDArray[Any],  # Any: as above
+    classes: Sequence[Label],
+    where: npt.NDArray[np.bool_],
+) -> dict[str, float]:
+    """Return the panoptic quality of each class; NaN where it has no segment.
+
+    Parameters
+    ----------
+    found, truth : array of unsigned int
+        Ids of things and stuff, one shape.
+    labels : LabelTable
+        Of `found`; a thing's category, or the name of stuff, is the name of its class.
+    class_of : array
+        Class index of each id in `truth`.
+    classes : sequence of Label
+        Class 1, 2, ...
+    where : bool array
+        Voxels that count.
+    """
+    qualities = panoptic_quality(
+        found,
+        truth * where,
+        found_classes={i: row.category or row.name for i, row in labels.items()},
+        truth_classes={i: classes[k - 1].name for i, k in enumerate(class_of.tolist()) if k},
+        stuff=[row.name for row in classes if not row.is_thing],
+        void=~where,
+    )
+    none = Quality()
+    return {row.name: qualities.get(row.name, none).pq for row in classes}
 
 
 def mean_scores(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
