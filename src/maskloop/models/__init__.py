@@ -87,9 +87,9 @@ LISTED = {
     "instancefcn": Listed(
         "FCIS and InstanceFCN (Li 2017, Dai 2016)",
         (2,),
-        ("coco", "voc"),
+        ("coco", "voc", "proposals"),
         ("instance",),
-        recipes=dict.fromkeys(("coco", "voc"), ("paper",)),
+        recipes=dict.fromkeys(("coco", "voc", "proposals"), ("paper",)),
     ),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
     "maskrcnn": Listed(
@@ -123,6 +123,10 @@ LISTED = {
         ("resnet50",),
         ("instance",),
         recipes={"resnet50": ("paper",)},
+        limits=(
+            "star-convex objects only: what 36 straight rays from an object's middle do not reach "
+            "is lost, as are holes; crescents, rings and branches come out wrong",
+        ),
     ),
     "segnet": Listed(
         "SegNet (Badrinarayanan 2017)", (2,), ("vgg16",), recipes={"vgg16": ("paper",)}
@@ -151,6 +155,7 @@ LISTED = {
         ("resnet50", "decoupled"),
         ("instance",),
         recipes=dict.fromkeys(("resnet50", "decoupled"), ("paper",)),
+        limits=("two objects whose centres of mass share a cell of the grid are seen as one",),
     ),
     "torchsemantic": Listed(
         "Dilated ResNet FCN, DeepLabV3, LR-ASPP (torchvision)",
