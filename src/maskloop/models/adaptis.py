@@ -93,8 +93,8 @@ class AdaptISFamily(InstanceFamily):
     of the features and heads), ``norm`` (``"batch"``), ``backbone`` (``"resnet50"``, of that
     variant), ``head_window`` (side in the network's pixels of what is looked at round a point;
     0: the whole picture, as in the paper), ``reach`` (pixels that count as 1 in relative
-    coordinates; both found by `survey` where a fresh card is silent), ``points`` (12: in objects of
-    a picture, in training), ``proposal_points`` (16: of one object of a picture, in training),
+    coordinates; both found by `survey` where a fresh card is silent), ``points`` (8: in objects of
+    a picture, in training), ``proposal_points`` (10: of one object of a picture, in training),
     ``threshold`` (0.5), ``things`` (0.6), ``proposal`` (0.35), ``least_pixels`` (10),
     ``most_shared`` (0.4): see `Picking`.
     """
@@ -210,7 +210,7 @@ class AdaptISFamily(InstanceFamily):
         filled = [n for n, one in enumerate(targets) if len(one)]
         if not filled:
             return loss + 0 * sum(p.sum() for p in parts.parameters() if p.requires_grad)
-        count = int(card.parameters.get("points", 12))
+        count = int(card.parameters.get("points", 8))
         points, which, truth = [], [], []
         for n in filled:
             places, numbers = goals.points_in(targets[n], count)
@@ -221,7 +221,7 @@ class AdaptISFamily(InstanceFamily):
         logits, starts = _masks(parts, seen, asked, torch.cat(points), rules)
         unseen = goals.windows_of([targets[n].unseen for n in which], starts, logits)
         loss = loss + goals.object_loss(logits, goals.windows_of(truth, starts, logits), ~unseen)
-        count = int(card.parameters.get("proposal_points", 16))
+        count = int(card.parameters.get("proposal_points", 10))
         return (
             loss
             + torch.stack(
