@@ -1,4 +1,4 @@
-"""Parts of networks that find objects in one pass: towers over a pyramid, focal loss, box sizes."""
+"""Parts of networks that find objects in one pass: towers over a pyramid, focal loss, ranges."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
@@ -16,9 +15,6 @@ from maskloop.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy.typing as npt
-
-    from maskloop.models.base import Volume
     from maskloop.models.cards import ModelCard
 
 PRIOR = 0.01
@@ -89,19 +85,6 @@ def focal(logits: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
     truth[hit, labels[hit] - 1] = 1
     loss: Tensor = sigmoid_focal_loss(logits, truth, alpha=0.25, gamma=2.0, reduction="sum")
     return loss
-
-
-def box_sides(volumes: Iterable[Volume]) -> npt.NDArray[np.float64]:
-    """Return height and width of every object to learn from, ``(n, 2)``, in network pixels."""
-    from scipy.ndimage import find_objects
-
-    found = [
-        [part.stop - part.start for part in box]
-        for volume in volumes
-        for number, box in enumerate(find_objects(volume.ids.astype(np.int64)), start=1)
-        if box is not None and number in volume.categories
-    ]
-    return np.array(found, dtype=np.float64).reshape(-1, 2)
 
 
 def pairs_of(card: ModelCard, key: str, usual: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from maskloop.core.errors import InputError, WeightsError
 from maskloop.models.instances import InstanceFamily, Targets, listed, nothing
-from maskloop.models.onestage import box_sides, focal, pairs_of
+from maskloop.models.onestage import focal, pairs_of
 from maskloop.models.pasting import View, from_maps
 from maskloop.models.pyramid import trunk_of
 from maskloop.models.solonet import GRIDS, STRIDES, Answers, Solo
@@ -27,12 +26,11 @@ from maskloop.models.solotargets import Cells, cells_of, dice_losses, is_open, m
 from maskloop.ops.device import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.core.labels import LabelTable
-    from maskloop.models.base import Volume
     from maskloop.models.cards import ModelCard
     from maskloop.models.objects import Found
     from maskloop.ops.device import Device
@@ -54,7 +52,6 @@ _PAPER = {
         "longest": 1333,
         "patch": [800, 1344],
         "augmentation": ["mirror_x"],
-        "scales": [list(pair) for pair in _SCALES],
     },
 }
 
@@ -67,10 +64,10 @@ class SoloFamily(InstanceFamily):
 
     `card.parameters`, besides those of `InstanceFamily` and of `trunk_of`: ``features`` (256),
     ``convs`` (7: depth of a tower), ``grids`` (five numbers of cells along a side), ``scales``
-    (five ranges of an object's mean side in pixels of the network; fitted to the training objects
-    where not told), ``first_score`` (0.1), ``least_score`` (0.05, after Matrix NMS), ``sigma``
-    (2.0),
-    ``detections`` (100), ``candidates`` (500: masks that meet each other in Matrix NMS).
+    (five ranges of an object's mean side in pixels of the network; the paper's give each object 12
+    to 48 pixels of its mask's map across, and small ones the finest), ``first_score`` (0.1),
+    ``least_score`` (0.05, after Matrix NMS), ``sigma`` (2.0), ``detections`` (100), ``candidates``
+    (500: masks that meet each other in Matrix NMS).
     """
 
     name = "solo"
@@ -111,19 +108,6 @@ class SoloFamily(InstanceFamily):
             depth=int(card.parameters.get("convs", 7)),
             decoupled=variant == "decoupled",
         ).eval()
-
-    def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
-        """Return the card with ranges of size that share the training objects out to the levels.
-
-        As the paper's, each spans twice the way from one middle to the next; a card that tells its
-        ranges, or has learnt with some, keeps them.
-        """
-        if card.weights or "scales" in card.parameters:
-            return card
-        sizes = np.sqrt(box_sides(volumes).prod(axis=1))
-        if not len(sizes):
-            return card
-        return replace(card, parameters={**card.parameters, "scales": fitted_scales(sizes)})
 
     def objects(
         self, network: nn.Module, image: Image, *, card: ModelCard, device: Device, job: Job
@@ -216,23 +200,6 @@ class SoloFamily(InstanceFamily):
         """
         own = self.build(card).state_dict()
         return mmdet_names(state, own)
-
-
-def fitted_scales(sizes: Any) -> list[list[float]]:  # Any: array of numbers
-    """Return five overlapping ranges that objects of these mean sides fall into.
-
-    Middles lie in equal ratios between the 10th and the 90th percentile, but no closer than those
-    of a ratio of 1.25 and no wider than the paper's of 2. The first range begins at 1, the last has
-    no end.
-    """
-    low, high = (float(np.percentile(sizes, q)) for q in (10, 90))
-    ratio = min(max((max(high, 1.0) / max(low, 1.0)) ** 0.25, 1.25), 2.0)
-    middle = float(np.sqrt(max(low, 1.0) * max(high, 1.0)))
-    ranges = [
-        [round(middle * ratio ** (k - 3), 1), round(middle * ratio ** (k - 1), 1)] for k in range(5)
-    ]
-    ranges[0][0], ranges[-1][1] = 1.0, 1e5
-    return ranges
 
 
 def candidates(
