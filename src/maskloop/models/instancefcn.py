@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from maskloop.core.errors import InputError
 from maskloop.models import anchors
+from maskloop.models import instancefcnproposals as windows
 from maskloop.models.instancefcnnet import FCIS, Read
 from maskloop.models.instancefcntargets import as_rois, head_loss, moved, wanted_of
 from maskloop.models.instancefcnvotes import voted
 from maskloop.models.instances import InstanceFamily, Targets, listed
+from maskloop.models.pasting import from_boxes
 from maskloop.models.pyramid import trunk_of
 from maskloop.ops.device import autocast
 
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
     from maskloop.models.cards import ModelCard
     from maskloop.models.objects import Found
     from maskloop.models.pasting import View
+    from maskloop.models.pyramid import Trunk
     from maskloop.ops.device import Device
 
 _TITLES = {
     "coco": "FCIS, ResNet-101, 12 anchors",
     "voc": "FCIS, ResNet-101, 9 anchors",
+    "proposals": "InstanceFCN, VGG-16, proposals without classes",
 }
 _SIZES = {"coco": (4, 8, 16, 32), "voc": (8, 16, 32)}  # of anchors, in steps of 16 pixels
 _DILATED = {16: (5,), 8: (4, 5)}  # step of the maps -> stages that keep the step before
@@ -52,6 +56,21 @@ _PAPER = {
     "steps": 80_000,
     "parameters": {"norm": "frozen", "fixed": 2, "shortest": 600, "longest": 1000},
 }
+# Sections 3.3 and 4 of the paper on proposals; its rate and length are not told there.
+_PAPER_PROPOSALS = {
+    "optimiser": "sgd",
+    "momentum": 0.9,
+    "rate": 1e-3,
+    "weight_decay": 5e-4,
+    "batch": 8,
+    "steps": 40_000,
+    "parameters": {
+        "cells": windows.CELLS,
+        "scales": [round(one, 3) for one in windows.SCALES],
+        "shortest": 600,
+        "overlap_of_proposals": 0.8,
+    },
+}
 
 
 class InstanceFCNFamily(InstanceFamily):
@@ -64,6 +83,12 @@ class InstanceFCNFamily(InstanceFamily):
     (128: boxes a picture that are learnt from), ``fixed`` (0: how many of the five stages of the
     trunk stay as they are), ``rounds`` (2: how often boxes are read; each time from where the one
     before moved them), ``least_score`` (0.5), ``detections`` (300).
+
+    Of proposals: ``backbone`` (``"vgg16"``), ``width``, ``features`` (512), ``cells`` (21: along a
+    side of a window, 8 pixels each) and ``scales`` (factors at which a picture is looked at), both
+    fitted to the training boxes in a network that starts from nothing, ``proposals`` (300),
+    ``least_score``, ``overlap_of_proposals`` (0.8 in the paper, whose proposals may be rivals; 0.3
+    on fresh cards: IoU of boxes above which the worse one is dropped).
     """
 
     name = "instancefcn"
@@ -73,6 +98,8 @@ class InstanceFCNFamily(InstanceFamily):
     def card(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of an untrained network of `variant` for `labels`."""
         variant = self.known(variant)
+        if variant == "proposals":
+            return self._proposals_card(labels)
         return self.fresh(
             variant,
             labels,
@@ -86,9 +113,32 @@ class InstanceFCNFamily(InstanceFamily):
             sources=("Li et al., CVPR 2017",),
         )
 
+    def _proposals_card(self, labels: LabelTable) -> ModelCard:
+        if len(labels) != 1:
+            msg = (
+                f"expected one label for {self.name}:proposals, which tells no classes apart, got "
+                f"{len(labels)} ({', '.join(labels.names.values())}); give one, or choose coco"
+            )
+            raise InputError(msg)
+        return self.fresh(
+            "proposals",
+            labels,
+            _TITLES["proposals"],
+            {
+                "least_score": 0.5,
+                "overlap_of_proposals": 0.3,
+                "patch": [512, 512],
+                "recipes": {"paper": _PAPER_PROPOSALS},
+            },
+            limits=("Tells objects from background, but no classes.",),
+            sources=("Dai et al., ECCV 2016",),
+        )
+
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights."""
         variant, told = self.known(card.variant), card.parameters
+        if variant == "proposals":
+            return _window_network(card)
         step = int(told.get("step", 16))
         if step not in _DILATED:
             msg = f"expected a step of 16 or 8 pixels, got {step}; correct the card"
@@ -105,18 +155,28 @@ class InstanceFCNFamily(InstanceFamily):
         return network
 
     def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
-        """Return the card with anchors like the training objects, if nothing was trained yet."""
-        if card.weights or card.base or "anchors" in card.parameters:
+        """Return the card with anchors, or windows, like the training objects.
+
+        Those that it tells are left alone, and those of a trained network.
+        """
+        fitted = "scales" if self.known(card.variant) == "proposals" else "anchors"
+        if card.weights or card.base or fitted in card.parameters:
             return card
         boxes = anchors.boxes_of(volumes)
         if not len(boxes):
             return card
+        if fitted == "scales":
+            more = windows.windows_for(boxes.max(1), card.parameters.get("cells"))
+            return replace(card, parameters={**card.parameters, **more})
         each = len(anchors.RATIOS) * len(_SIZES[self.known(card.variant)])
         shapes = [list(shape) for shape in anchors.fitted(boxes, [16], each)[0]]
         return replace(card, parameters={**card.parameters, "anchors": [shapes]})
 
     def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
-        """Return the part maps ``(n, 2 * classes * 49, h, w)``; proposals are scored as well."""
+        """Return the part maps ``(n, 2 * classes * 49, h, w)``, of proposals ``(n, 25, h, w)``."""
+        if isinstance(network, windows.InstanceFCN):
+            maps: Tensor = network(images)[0]
+            return maps
         net = _checked(network)
         fourth, parts, _ = net(images)
         net.rpn.head([fourth])
@@ -126,7 +186,12 @@ class InstanceFCNFamily(InstanceFamily):
     def find(
         self, network: nn.Module, view: View, *, card: ModelCard, device: Device
     ) -> list[Found]:
-        """Return the objects in one view: boxes read, moved, read again; masks by vote."""
+        """Return the objects in one view: boxes read, moved, read again; masks by vote.
+
+        Of proposals: the windows that hold something, at every scale.
+        """
+        if isinstance(network, windows.InstanceFCN):
+            return _proposed(network, view, card, device)
         net, told = _checked(network), card.parameters
         with autocast(device):
             fourth, parts, sides = net(view.picture)
@@ -159,6 +224,10 @@ class InstanceFCNFamily(InstanceFamily):
 
         Anchors and boxes that lie more than half in unreviewed regions are no background.
         """
+        if isinstance(network, windows.InstanceFCN):
+            factors = windows.usable(_scales(card), images.shape[-2:])
+            factor = factors[int(torch.randint(len(factors), ()))]
+            return windows.window_loss(network, *windows.rescaled(images, targets, factor))
         net = _checked(network)
         fourth, parts, sides = net(images)
         size = (int(images.shape[-2]), int(images.shape[-1]))
@@ -173,6 +242,42 @@ class InstanceFCNFamily(InstanceFamily):
         # Where nothing was reviewed no anchor is sampled, and torchvision's mean of none is NaN.
         first = [loss for loss in first if bool(torch.isfinite(loss)) or any(map(len, targets))]
         return torch.stack([*first, head_loss(read, wanted, hardest=hardest)]).sum()
+
+
+def _scales(card: ModelCard) -> list[float]:
+    return [float(one) for one in card.parameters.get("scales", windows.SCALES)]
+
+
+def _window_network(card: ModelCard) -> windows.InstanceFCN:
+    told = card.parameters
+    if told.get("backbone", "vgg16") == "vgg16":
+        trunk: windows.VGGTrunk | Trunk = windows.VGGTrunk(
+            card.channels, float(told.get("width", 1.0))
+        )
+    else:
+        trunk = trunk_of(card, dilated=_DILATED[windows.STEP])
+    return windows.InstanceFCN(
+        trunk,
+        features=int(told.get("features", 512)),
+        cells=int(told.get("cells", windows.CELLS)),
+    )
+
+
+def _proposed(
+    network: windows.InstanceFCN, view: View, card: ModelCard, device: Device
+) -> list[Found]:
+    told = card.parameters
+    with autocast(device):
+        boxes, masks, scores = windows.proposed(
+            network,
+            view.picture,
+            _scales(card),
+            least_score=float(told.get("least_score", 0.5)),
+            most=int(told.get("proposals", 300)),
+            overlap=float(told.get("overlap_of_proposals", 0.8)),
+        )
+    regions = from_boxes(masks.float().cpu(), boxes.float().cpu(), view)
+    return listed(regions, [1] * len(regions), scores.float().tolist(), card)
 
 
 def read_in_rounds(
