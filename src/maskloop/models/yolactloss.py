@@ -110,7 +110,10 @@ def of_classes(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def of_semantic(logits: Tensor, targets: Sequence[Targets]) -> Tensor:
-    """Return the mean cross-entropy of a map of the classes, over what was reviewed."""
+    """Return the cross-entropy of a map of the classes: its sum over them, its mean over cells.
+
+    Cells that nobody reviewed do not count.
+    """
     size = (int(logits.shape[2]), int(logits.shape[3]))
     total = logits.sum() * 0
     for one, target in zip(logits, targets, strict=True):
