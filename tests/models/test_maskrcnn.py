@@ -91,6 +91,36 @@ def test_torchvisions_own_state_loads_strictly(variant: str, tmp_path: Path) -> 
         FAMILY.load(card, {"w.pth": tmp_path / "w.pth"})
 
 
+def test_published_weights_load_under_the_names_they_were_published_with(tmp_path: Path) -> None:
+    from torchvision.models import detection
+
+    few = {"backbone": "resnet18", "width": 0.25, "features": 16, "norm": "frozen"}
+    card = small_card(**few)
+    network = FAMILY.build(card)
+    state = network.state_dict()
+    earlier = {}
+    for key, value in state.items():
+        name = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        if "_blocks." in name or "rpn.head.conv" in name:
+            name = name.replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        if name.startswith("roi_heads.mask_head."):
+            _, _, number, _, kind = name.split(".")
+            name = f"roi_heads.mask_head.mask_fcn{int(number) + 1}.{kind}"
+        earlier[name] = value
+    assert "backbone.fpn.inner_blocks.0.weight" in earlier
+    assert "roi_heads.mask_head.mask_fcn4.bias" in earlier
+    torch.save(earlier, tmp_path / "w.pth")
+    loaded = FAMILY.load(card, {"w.pth": tmp_path / "w.pth"})
+    assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items())
+    # torchvision itself reads these names: they are its own of before 2022.
+    plain = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    full = dict(plain.state_dict())
+    now = full.pop("rpn.head.conv.0.0.weight").clone()
+    full["rpn.head.conv.weight"] = now + 1
+    plain.load_state_dict(full)
+    assert torch.equal(plain.rpn.head.conv[0][0].weight, now + 1)
+
+
 def test_new_classes_keep_everything_but_the_rows_of_the_heads(tmp_path: Path) -> None:
     labels = LabelTable([Label(3, "car"), Label(7, "train")])
     old = dataclasses.replace(small_card(norm="frozen", outputs=8), labels=labels)

@@ -13,11 +13,11 @@ from maskloop.core.errors import InputError, UnknownNameError, WeightsError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image
 from maskloop.core.job import Job
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.desk import catalogue
 from maskloop.loop.train import train
-from maskloop.models import FAMILIES, cards, starts, weights
+from maskloop.models import FAMILIES, LISTED, cards, starts, weights
 from maskloop.models.base import Begins, read_state, write_state
 from maskloop.models.cards import MemoryUse, ModelCard, find_card, save_card
 
@@ -159,3 +159,75 @@ def test_a_recipe_sets_the_loss_on_the_card(coarse: ModelCard) -> None:
     assert find_card("shorter").parameters["loss"] == "cross-entropy"
     with pytest.raises(UnknownNameError, match="short"):
         train(pairs(), "with-recipe", "longer", steps=1, device="cpu", recipe="long")
+
+
+RESIDUAL = [
+    name
+    for name, listed in LISTED.items()
+    if {"instance", "panoptic"} & set(listed.tasks) and name != "flows"
+]
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_every_family_that_finds_objects_begins_on_a_residual_network(
+    name: str, tmp_path: Path
+) -> None:
+    import torchvision
+
+    rows = [Label(1, "cell", is_thing=True), Label(2, "ground")]
+    variant = {"adaptis": "resnet50", "yolact": "resnet50"}.get(name, "")
+    table = LabelTable(rows if name == "panoptic" else rows[:1])
+    card = FAMILIES.get(name).card(variant, table)
+    assert [b.name for b in starts.fitting(card)][-1].startswith("resnet")
+    torch.manual_seed(5)
+    classifier = torchvision.models.resnet18(weights=None)
+    path = tmp_path / "mine.pth"
+    torch.save(classifier.state_dict(), path)
+    few = {"backbone": "resnet18", "features": 16}
+    card = dataclasses.replace(card, parameters={**card.parameters, **few})
+    begun, start = starts.begin(card, str(path), Job())
+    assert begun.parameters["norm"] == "frozen"
+    assert begun.parameters["backbone"] == "resnet18"
+    network = FAMILIES.get(name).begin(begun, start.state())
+    state = network.state_dict()
+    trunk = FAMILIES.get(name).trunk
+    for key, value in classifier.state_dict().items():
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
+            assert torch.equal(state[f"{trunk}{key}"], value), key
+    with pytest.raises(WeightsError, match="choose a start that fits"):
+        FAMILIES.get(name).begin(begun, {"conv1.weight": torch.zeros(1)})
+
+
+def test_a_backbones_name_says_how_deep_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "_files", lambda card, job: {})
+    card = FAMILIES.get("maskrcnn").card("", LABELS)
+    for depth in (18, 50, 101):
+        begun, _ = starts.begin(card, f"resnet{depth}-imagenet", Job())
+        assert begun.parameters["backbone"] == f"resnet{depth}"
+        assert any(f"ResNet{depth}_Weights" in source for source in begun.sources)
+    with pytest.raises(UnknownNameError, match="resnet18-imagenet"):
+        starts.begin(card, "vgg16-imagenet", Job())
+
+
+def test_a_model_of_other_classes_lends_all_but_its_heads(tmp_path: Path) -> None:
+    family = FAMILIES.get("maskrcnn")
+    few = {"backbone": "resnet18", "width": 0.25, "features": 16, "norm": "group"}
+    few |= {"anchors": [[[9, 9]]] * 5, "outputs": 3}
+    old = family.card("", LabelTable.classes({1: "cat", 2: "dog"}))
+    old = dataclasses.replace(old, name="pets", parameters={**old.parameters, **few})
+    torch.manual_seed(0)
+    network = family.build(old)
+    path = tmp_path / "pets.safetensors"
+    write_state(network, path)
+    save_card(dataclasses.replace(old, status="candidate"), {path.name: path})
+    card, start = starts.begin(family.card("", LABELS), "pets", Job())
+    assert card.labels == LABELS
+    assert (card.base, card.weights, start.model) == ("pets", (), None)
+    assert "outputs" not in card.parameters
+    assert family.survey(card, []) == card  # its anchors and norms are the pets'
+    begun = family.begin(card, start.state()).state_dict()
+    heads = tuple(card.parameters["heads"])
+    for key, value in network.state_dict().items():
+        if not key.startswith(heads):
+            assert torch.equal(begun[key], value), key
+    assert begun["roi_heads.box_predictor.cls_score.weight"].shape[0] == 2

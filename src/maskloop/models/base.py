@@ -13,7 +13,7 @@ from maskloop.core.errors import InputError, WeightsError
 from maskloop.core.image import smallest_unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -486,7 +486,13 @@ def write_state(network: nn.Module, path: Path) -> None:
     save_file({k: state[k].detach().cpu().contiguous().clone() for k in sorted(state)}, path)
 
 
-def load_strict(network: nn.Module, files: Mapping[str, Path], *, name: str = "") -> nn.Module:
+def load_strict(
+    network: nn.Module,
+    files: Mapping[str, Path],
+    *,
+    name: str = "",
+    renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> nn.Module:
     """Put the tensors of `files` into `network` and return it in eval mode.
 
     Parameters
@@ -497,6 +503,8 @@ def load_strict(network: nn.Module, files: Mapping[str, Path], *, name: str = ""
         Their tensors together must be exactly the network's.
     name : str
         Of the model, for messages.
+    renamed : callable, optional
+        Gives the tensors of a file under the network's names.
 
     Raises
     ------
@@ -505,7 +513,8 @@ def load_strict(network: nn.Module, files: Mapping[str, Path], *, name: str = ""
     """
     state: dict[str, Tensor] = {}
     for path in files.values():
-        state.update(read_state(path))
+        found = read_state(path)
+        state.update(found if renamed is None else renamed(found))
     words = key_difference(network.state_dict(), state)
     if words:
         listed = ", ".join(str(path) for path in files.values())
@@ -589,14 +598,20 @@ def _same_outputs(card: ModelCard, labels: LabelTable, spare: int) -> list[tuple
 def _rows_kept(
     fresh: Tensor, trained: Tensor, outputs: tuple[int, int], pairs: list[tuple[int, int]]
 ) -> Tensor:
-    before, after = outputs
-    if len(trained) % before or len(fresh) != len(trained) // before * after:
+    # Scores of all outputs, or of the classes alone: a head may have no row for the background.
+    for spare in (0, 1):
+        before, after = (n - spare for n in outputs)
+        group, odd = divmod(len(trained), before) if before else (0, 1)
+        if not odd and len(fresh) == group * after:
+            break
+    else:
         # Not one row (or group of rows) a class: a hidden layer of the head, kept as it is.
         return trained
-    group = len(trained) // before
     kept = fresh.clone()
     for old, new in pairs:
-        kept[new * group : (new + 1) * group] = trained[old * group : (old + 1) * group]
+        if old >= spare and new >= spare:
+            rows = slice((new - spare) * group, (new - spare + 1) * group)
+            kept[rows] = trained[(old - spare) * group : (old - spare + 1) * group]
     return kept
 
 

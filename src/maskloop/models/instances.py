@@ -157,24 +157,31 @@ class InstanceFamily:
         return base.load_strict(self.build(card), files, name=card.name)
 
     def begin(self, card: ModelCard, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return the network of `card` on a classifier's residual network, all else random."""
+        """Return the network of `card` on a classifier's residual network, all else random.
+
+        Or on a whole network of the family, of which a card of other classes keeps all but the
+        heads that it names.
+        """
         network = self.build(card)
         own = network.state_dict()
-        wanted = {
-            key: value.shape
-            for key, value in own.items()
-            if key.startswith(self.trunk) and not key.endswith("num_batches_tracked")
-        }
-        found = {key: state.get(key.removeprefix(self.trunk)) for key in wanted}
-        wrong = [key for key, value in found.items() if value is None or value.shape != wanted[key]]
-        if wrong:
+        if any(key.startswith(self.trunk) for key in state):
+            found = dict(state)
+            heads = () if card.weights else tuple(map(str, card.parameters.get("heads", ())))
+            wanted = [key for key in own if not key.startswith(heads)]
+        else:
+            found = {f"{self.trunk}{key}": value for key, value in state.items()}
+            wanted = [key for key in own if key.startswith(self.trunk)]
+        # Published frozen norms have counted no batches.
+        wanted = [k for k in wanted if k in found or not k.endswith("num_batches_tracked")]
+        wrong = [k for k in wanted if k not in found or found[k].shape != own[k].shape]
+        if wrong or not wanted:
             msg = (
-                f"expected the weights of a residual network as wide and deep as that of "
-                f"{card.name!r}, got none or others for {len(wrong)} of {len(wanted)} tensors "
-                f"({wrong[0]}, ...); choose a backbone that fits, and leave out `width`"
+                f"expected the weights of a network as wide and deep as that of {card.name!r}, got "
+                f"none or others for {len(wrong)} of {len(wanted)} tensors "
+                f"({', '.join(wrong[:2])}, ...); choose a start that fits, and leave out `width`"
             )
             raise WeightsError(msg)
-        network.load_state_dict({**own, **{k: v for k, v in found.items() if v is not None}})
+        network.load_state_dict({**own, **{key: found[key] for key in wanted}})
         return network
 
     def objects(

@@ -11,6 +11,7 @@ by the torchvision authors on COCO 2017, whose pictures carry their photographer
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ from torchvision.models.detection import MaskRCNN
 
 from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.models import rcnn
+from maskloop.models.base import load_strict
 from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.pasting import View, from_boxes
 from maskloop.ops.device import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -88,6 +91,14 @@ class MaskRCNNFamily(InstanceFamily):
             raise UnknownNameError.of("variant of maskrcnn", card.variant, list(_BUILDERS))
         return _BUILDERS[card.variant](MaskRCNN, card, outputs)
 
+    def load(self, card: ModelCard, files: Mapping[str, Path]) -> nn.Module:
+        """Return the network with the weights in `files`, in eval mode."""
+        return load_strict(self.build(card), files, name=card.name, renamed=_renamed)
+
+    def begin(self, card: ModelCard, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network on a classifier's trunk, or on another Mask R-CNN but its heads."""
+        return super().begin(card, _renamed(state))
+
     def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
         """Return the card with anchors like the training objects, if nothing was trained yet.
 
@@ -141,6 +152,29 @@ def _outputs(labels: Tensor, card: ModelCard) -> Tensor:
     if "outputs" not in card.parameters:
         return labels
     return labels.new_tensor([0, *card.labels])[labels]
+
+
+# What torchvision's first detectors called their convolutions, and published weights still do.
+_EARLIER = (
+    (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
+    (
+        re.compile(r"^backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)$"),
+        r"backbone.fpn.\1_blocks.\2.0.\3",
+    ),
+)
+_MASK_LAYER = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$")
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for told, value in state.items():
+        name = told
+        for pattern, now in _EARLIER:
+            name = pattern.sub(now, name)
+        if match := _MASK_LAYER.match(name):
+            name = f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+        found[name] = value
+    return found
 
 
 FAMILY = MaskRCNNFamily()
