@@ -184,8 +184,9 @@ class AdaptISFamily(InstanceFamily):
     def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
         """Return the card with a window and a reach that fit the objects of the training cases.
 
-        All but the largest one in twenty fit into the window whichever of their pixels is the
-        point. What the card says, and that of a trained network, stays.
+        Nine objects of ten fit into the window whichever of their pixels is the point; for one
+        that does not, a wider window is looked at (`drawn`). What a card tells stays, and all of
+        that of a trained network.
         """
         told = card.parameters
         if card.weights or ("head_window" in told and "reach" in told):
@@ -193,7 +194,7 @@ class AdaptISFamily(InstanceFamily):
         sides = [side for volume in volumes for side in _sides(volume)]
         if not sides:
             return card
-        largest = float(np.percentile(sides, 95))
+        largest = float(np.percentile(sides, 90))
         window = int(np.clip(-(-2 * largest // 32) * 32, 64, 512))
         fitted = {"head_window": window, "reach": window // 2}
         return replace(card, parameters={**told, **fitted, **_only(told, fitted)})
