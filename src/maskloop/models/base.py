@@ -574,7 +574,7 @@ def load_for_labels(
         if not key.startswith(heads):
             continue
         if key in old and old[key].shape[:1] + value.shape[1:] == old[key].shape:
-            old[key] = _rows_kept(value, old[key], outputs, pairs)
+            old[key] = _rows_kept(value, old[key], outputs, pairs, spare)
     words = key_difference(state, old)
     if words:
         msg = (
@@ -596,10 +596,14 @@ def _same_outputs(card: ModelCard, labels: LabelTable, spare: int) -> list[tuple
 
 
 def _rows_kept(
-    fresh: Tensor, trained: Tensor, outputs: tuple[int, int], pairs: list[tuple[int, int]]
+    fresh: Tensor,
+    trained: Tensor,
+    outputs: tuple[int, int],
+    pairs: list[tuple[int, int]],
+    backgrounds: int,
 ) -> Tensor:
     # Scores of all outputs, or of the classes alone: a head may have no row for the background.
-    for spare in (0, 1):
+    for spare in range(backgrounds + 1):
         before, after = (n - spare for n in outputs)
         group, odd = divmod(len(trained), before) if before else (0, 1)
         if not odd and len(fresh) == group * after:

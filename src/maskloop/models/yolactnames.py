@@ -51,8 +51,8 @@ def converted(state: Mapping[str, Tensor], *, priors: int, levels: int = 5) -> d
     for key, value in state.items():
         if _is_spare(key, levels):
             continue
-        name = renamed(key)
-        found[name] = _by_class(value, priors) if name.startswith("head.classes.") else value
+        is_theirs = key.startswith("prediction_layers.0.conf_layer.")
+        found[renamed(key)] = _by_class(value, priors) if is_theirs else value
     # Files of PyTorch before 0.4.1 do not count batches; nothing is made of the count.
     for key in list(found):
         if key.startswith("trunk.") and key.endswith("running_mean"):
