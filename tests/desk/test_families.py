@@ -12,6 +12,7 @@ import pytest
 from maskloop.core.labels import Label, LabelTable
 from maskloop.desk import catalogue
 from maskloop.models import FAMILIES, LISTED, Listed
+from maskloop.models.base import Clicks
 
 OWN = list(FAMILIES.entries)
 
@@ -30,6 +31,7 @@ def test_what_is_listed_is_what_the_code_says(name: str) -> None:
     told = (listed.title, listed.ndims, listed.variants, listed.tasks, listed.is_trainable)
     known = (family.title, family.ndims, family.variants, family.tasks, family.is_trainable)
     assert told == tuple(tuple(v) if isinstance(v, list) else v for v in known)
+    assert listed.draws_at_points == isinstance(family, Clicks)
     rows = [Label(1, "nucleus", is_thing=True), Label(2, "tumour")]
     labels = LabelTable(rows[: 2 if name in ("liver", "panoptic") else 1])
     recipes = {

@@ -35,7 +35,7 @@ _KEPT = 6  # slices, or parts of a large picture, that are remembered
 Region = npt.NDArray[np.bool_]
 Place = tuple[int | None, int]  # the axis across a slice, and its number; (None, 0) for a picture
 
-__all__ = ["Clicked", "Clicker", "Drawing", "click", "first_clicks"]
+__all__ = ["Clicked", "Clicker", "Drawing", "click", "first_clicks", "list_clickers"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,8 +172,8 @@ class Clicker(Predictor):
         remove : bool
             Whether what is at the point leaves the object there, instead of joining one.
         label : int, optional
-            Which label gets the voxels. Where left out, the object that has the point, else a new
-            object; in a mask of classes the class of the model's name.
+            Which label gets the voxels. Where left out, the object that has the point; else the
+            class that the model names, if the table has it; else a new object.
         over : bool
             Whether voxels of other labels are taken too, locked ones never.
         axis : int, optional
@@ -269,7 +269,7 @@ class Clicker(Predictor):
         local = _moved(pixel, found.box)
         region = clicks.drawn(found.chances, found.threshold, local)
         score = float(found.chances[region].mean())
-        wanted = label or (0 if over else int(held[pixel]))
+        wanted = label or (0 if over else _object_at(mask.labels, int(held[pixel])))
         labels, number = self._labelled(mask, found.category, wanted, score)
         locked = [i for i, row in labels.items() if row.locked]
         allowed = ~np.isin(part, locked) if over else (part == 0) | (part == number)
@@ -290,8 +290,8 @@ class Clicker(Predictor):
         labels = mask.labels
         if wanted:
             labels, number = labels.having(wanted)
-        elif len(labels) and labels.kind == "classes":
-            labels, number = labels.having(category)
+        elif (known := _class_of(labels, category)) is not None:
+            number = known
         else:
             number = max([*labels, int(mask.data.max(initial=0))], default=0) + 1
             row = Label(
@@ -325,7 +325,7 @@ class Clicker(Predictor):
             msg = f"expected an unlocked label, got {name!r}; unlock it first"
             raise InputError(msg)
         whole = held == number
-        if mask.labels.kind == "classes":
+        if mask.labels[number].category is None:
             whole = components.piece_at(whole, pixel)
         rows, columns = (np.flatnonzero(whole.any(1 - a)) for a in (0, 1))
         box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
@@ -345,6 +345,28 @@ class Clicker(Predictor):
         ids = held[box].copy()
         ids[leaves] = 0
         return box, ids, mask.labels, number, ""
+
+
+def list_clickers() -> list[str]:
+    """Return the names of the models that are ready and draw at a click."""
+    from maskloop.models import weights
+    from maskloop.models.cards import all_cards
+
+    return [
+        card.name
+        for card in all_cards()
+        if card.weights and _draws_at_points(card.family) and weights.present(card)
+    ]
+
+
+def _draws_at_points(family: str) -> bool:
+    from maskloop.models import FAMILIES, LISTED
+
+    if family in LISTED:
+        return LISTED[family].draws_at_points
+    from maskloop.models.base import Clicks  # and with it torch: of another package's family only
+
+    return family in FAMILIES and isinstance(FAMILIES.get(family), Clicks)
 
 
 def click(
@@ -497,6 +519,17 @@ def first_clicks(
         return found.box, clicks.drawn(found.chances, found.threshold, local)
 
     return clicks.first_click_ious(ids, draw)
+
+
+def _object_at(labels: LabelTable, number: int) -> int:
+    """Return an id that is of an object, 0 for one that is of a class."""
+    return number if number in labels and labels[number].category is not None else 0
+
+
+def _class_of(labels: LabelTable, name: str) -> int | None:
+    """Return the id of the class of a name, None where there is none."""
+    rows = labels.values()
+    return next((row.id for row in rows if row.name == name and row.category is None), None)
 
 
 def _shows(sight: Sight, point: clicks.Point, size: Sequence[int]) -> bool:

@@ -21,6 +21,12 @@ TIPS = {
     "this plane in the canvas and paint in it.",
     "convention": "Radiological: the patient's right is on screen left, as seen from the feet. "
     "Neurological: on screen right. Only the picture is turned, never the data.",
+    "click_model": "The model that draws at a click; only models that can are listed.",
+    "click_on": "Click an object and it is drawn; click with Shift on what is not of it, and that "
+    "is taken away. Each click is a step that undo takes back; drag to move the picture as ever.",
+    "click_into": "Whether each click begins an object, or all draw into the label selected in the "
+    "table. A click on an object makes that one larger.",
+    "click_over": "Let clicks change what is painted already, by hand too; locked labels stay.",
     "cursor": "What lies under the mouse: millimetres in the patient, value, label, and the index "
     "in the stored array.",
     "window": "Show the chosen image from {low:g} to {high:g} HU.",

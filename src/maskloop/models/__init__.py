@@ -47,6 +47,8 @@ class Listed:
         Variant -> names of its recipes besides ours.
     needs : tuple of str
         Module that must be installed, and the extra that brings it; empty for none.
+    draws_at_points : bool
+        Whether it answers `maskloop.models.base.Clicks`.
     limits : tuple of str
         What objects or pictures it can never do, of those on its cards: to be read before training.
     """
@@ -59,6 +61,7 @@ class Listed:
     recipes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    draws_at_points: bool = False
 
 
 LISTED = {
@@ -68,6 +71,7 @@ LISTED = {
         ("toy", "resnet50"),
         ("instance",),
         recipes={"toy": ("paper",), "resnet50": ("paper",)},
+        draws_at_points=True,
     ),
     "deeplab": Listed(
         "DeepLab v3+ (Chen 2018)",

@@ -15,6 +15,7 @@ from maskloop.gui.banner import Banner, Refusal
 from maskloop.gui.brush import BrushBar
 from maskloop.gui.choices import is_alive
 from maskloop.gui.classes import Classes
+from maskloop.gui.clicking import ClickBar
 from maskloop.gui.editing import source_of
 from maskloop.gui.ghost import Ghost
 from maskloop.gui.history_view import HistoryView
@@ -47,6 +48,7 @@ class CorrectSection(Section):
         self.classes = Classes(host)
         self.table = self.classes.table
         self.brush = BrushBar(host)
+        self.click = ClickBar(host)
         self.toolbox = ToolBox(host)
         self.refusal = Refusal()
         self.undo = tipped(QPushButton("Undo"), TIPS["undo"])
@@ -63,7 +65,9 @@ class CorrectSection(Section):
         self._place(self.banner, self.reason, self.classes)
         self.add(self.undo, self.redo, self.show_history)
         self._place(self.refusal, self.history)
-        self.form().addRow("Brush", self.brush)
+        form = self.form()
+        form.addRow("Brush", self.brush)
+        form.addRow("Click", self.click)
         self._place(self.toolbox, self.kept, self.choose_workspace)
         self.keys = Keys(host.viewer, self)
         self._check_soon = QTimer(self)  # once for a stroke and all that follows from it
@@ -147,6 +151,7 @@ class CorrectSection(Section):
         self.keys.release()
         self.classes.release()
         self.brush.release()
+        self.click.release()
         self.toolbox.release()
 
     def _place(self, *widgets: QWidget) -> None:
