@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from maskloop.core.labels import colour_of
+from maskloop.core.labels import Label, LabelTable, colour_of
 from maskloop.models import rays
 from maskloop.models.objects import Found, joined, settle
 
@@ -98,14 +98,24 @@ def painted(
     return over.astype(np.uint8)
 
 
+def panoptic() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], LabelTable]:
+    """Return the picture, its map of objects and stuff, and the table of both."""
+    grey, cells, stuff = scene()
+    objects = settle(cells, grey.shape)
+    ids = np.where(objects.ids > 0, objects.ids, stuff + len(cells)).astype(np.uint8)
+    names = {TISSUE: "tissue", GLASS: "glass"}
+    rows = [Label(k + len(cells), name, CLASSES[k]) for k, name in names.items()]
+    return grey, ids, objects.labels.with_rows(rows)
+
+
 def kinds() -> None:
     """Draw the picture and its three maps of ids, and some of their numbers."""
     grey, cells, stuff = scene()
     objects = settle(cells, grey.shape)
     semantic = np.where(objects.ids > 0, 3, stuff).astype(np.uint8)
-    panoptic = np.where(objects.ids > 0, objects.ids, stuff + len(cells)).astype(np.uint8)
-    both = {stuff_id + len(cells): CLASSES[stuff_id] for stuff_id in (TISSUE, GLASS)}
-    maps = ((semantic, CLASSES), (objects.ids, {}), (panoptic, both))
+    _, both, table = panoptic()
+    colours = {i: row.colour for i, row in table.items()}
+    maps = ((semantic, CLASSES), (objects.ids, {}), (both, colours))
     panels = [(SHOWN[0], scaled(grey))]
     panels += [
         (name, scaled(painted(grey, *told))) for name, told in zip(SHOWN[1:], maps, strict=True)

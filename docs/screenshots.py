@@ -250,6 +250,45 @@ def compare(viewer: Any, panel: Any, folder: Path) -> None:
     save(viewer, "compare")
 
 
+def panoptic(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw objects and stuff in one layer: legend, table with scores."""
+    from kinds import panoptic as drawn
+    from napari.layers import Layer
+
+    from maskloop.core.geometry import Geometry
+    from maskloop.core.mask import Mask
+    from maskloop.gui import layers
+
+    grey, ids, table = drawn()
+    viewer.add_image(grey, name="cells on tissue")
+    mask = Mask(ids, Geometry.pixels(ids.shape), table)
+    labels = viewer.add_layer(Layer.create(*layers.mask_layer(mask, name="objects and stuff")))
+    labels.opacity = 0.5
+    only(panel, panel.objects, panel.export)
+    wait(lambda: panel.objects.list.rows.rowCount() == len(table), 60)
+    panel.objects.list.choose(panel.objects.list.rows.numbers[3])
+    panel.host.say("")
+    viewer.reset_view()
+    wait(lambda: False, 0.5)
+    save(viewer, "panoptic")
+
+
+def families(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw a family of objects about to be trained: its recipe, and what it can never do."""
+    viewer.open_sample("napari-maskloop", "nuclei")
+    panel.predict.choose("nuclei")
+    panel.predict.run.click()
+    settle(panel)
+    panel.host.labels.layer.opacity = 0.5
+    only(panel, panel.train)
+    panel.train.add_current()
+    panel.train.base.choose("polarmask:resnet50")
+    panel.host.say("")
+    viewer.reset_view()
+    wait(lambda: False, 0.5)
+    save(viewer, "families")
+
+
 SCENES = {
     scene.__name__: scene
     for scene in (
@@ -263,6 +302,8 @@ SCENES = {
         review,
         tools,
         compare,
+        panoptic,
+        families,
     )
 }
 

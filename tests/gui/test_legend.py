@@ -48,7 +48,7 @@ def test_what_holds_both_names_its_classes_and_counts_its_objects(window: Any) -
     layer = add(viewer, LabelTable([*rows, replace(rows[0], id=7, visible=False)]))
     lines = panel.predict.legend.lines
     assert lines[0] == ("\N{BLACK SQUARE} ground", rows[2].colour)
-    assert [text for text, _ in lines[1:]] == ["2 cell, each its colour"]
+    assert [text for text, _ in lines[1:]] == ["cell: 2, each its own colour"]
     layers.set_table(layer, LabelTable(rows[:2]))
     assert panel.predict.legend.lines == []
 

@@ -47,8 +47,11 @@ def test_one_layer_holds_both_and_the_legend_explains_it(scene: Any) -> None:
     assert [row.is_thing for row in table.values()] == [True, True, True, False]
     assert table.kind == "objects"
     assert (np.asarray(layer.data) > 0).all()
+    for row in table.values():  # what the legend shows is what is drawn
+        shown = "#" + "".join(f"{round(255 * float(n)):02x}" for n in layer.get_color(row.id)[:3])
+        assert shown == row.colour
     assert panel.predict.legend.lines[0] == ("\N{BLACK SQUARE} ground", table[4].colour)
-    assert panel.predict.legend.lines[1][0] == "3 cell, each its colour"
+    assert panel.predict.legend.lines[1][0] == "cell: 3, each its own colour"
 
 
 def test_the_table_of_objects_has_scores(scene: Any, qtbot: Any) -> None:
@@ -57,11 +60,13 @@ def test_the_table_of_objects_has_scores(scene: Any, qtbot: Any) -> None:
     view = panel.objects.list
     qtbot.waitUntil(lambda: view.rows.rowCount() == 4, timeout=10_000)
     assert not view.isColumnHidden(6)
+    assert view.isColumnHidden(4)
     view.sortByColumn(6, view.horizontalHeader().sortIndicatorOrder().DescendingOrder)
     shown = [view.rows.data(view.rows.index(row, 6)) for row in range(4)]
     assert shown == ["1.00", "0.80", "0.60", ""]
     view.choose(view.rows.numbers[1])
     assert "score 0.80" in panel.objects.details.text()
+    assert panel.objects.details.text().startswith("cell 1, new")
 
 
 def test_without_scores_there_is_no_such_column(window: Any, qtbot: Any) -> None:

@@ -147,6 +147,12 @@ class LabelTable(Mapping[int, Label]):
         )
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether it holds objects and classes: things, and the stuff around them."""
+        have = {row.category is not None for row in self._rows.values()}
+        return len(have) == 2
+
+    @property
     def names(self) -> dict[int, str]:
         """Return ``{id: name}``."""
         return {row.id: row.name for row in self._rows.values()}

@@ -75,7 +75,7 @@ class LabelTableView(QTableWidget):
         """Read the table of the layer again."""
         layer = self.layer
         table = LabelTable() if layer is None else layers.table_of(layer)
-        self.setColumnHidden(SHOWN, table.kind == "objects")
+        self.setColumnHidden(SHOWN, table.kind == "objects" and not table.is_mixed)
         self.blockSignals(True)
         rows = list(table.values())[:MOST_ROWS]
         self.setRowCount(len(rows))

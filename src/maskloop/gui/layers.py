@@ -138,7 +138,7 @@ def _paint_dtype(table: LabelTable) -> npt.DTypeLike:
 def appearance(table: LabelTable) -> dict[str, Any]:  # Any: keyword arguments of a Labels layer
     """Return colours and names of the ids for a Labels layer.
 
-    Objects keep napari's cyclic colours: there, neighbours differ and new ids need no row.
+    Objects alone keep napari's cyclic colours: there, neighbours differ and new ids need no row.
     """
     from napari.utils.colormaps import DirectLabelColormap
 
@@ -147,7 +147,7 @@ def appearance(table: LabelTable) -> dict[str, Any]:  # Any: keyword arguments o
     rows = table.values()
     names = ["background", *(row.name for row in rows)]
     look: dict[str, Any] = {"features": {"index": [0, *table], "name": names}}
-    if table.kind == "classes":
+    if table.kind == "classes" or table.is_mixed:
         colours: dict[int | None, str] = {None: OTHER_LABELS, 0: "transparent"}
         colours |= {row.id: row.colour if row.visible else "transparent" for row in rows}
         look["colormap"] = DirectLabelColormap(color_dict=colours)

@@ -121,7 +121,7 @@ def _rows_of(layer: Any, table: LabelTable) -> list[tuple[str, str]]:  # Any: a 
     if not rows:
         return []
     kinds = Counter(row.category for row in table.values() if row.visible and row.category)
-    counts = [(f"{number} {kind}, each its colour", _MORE) for kind, number in kinds.items()]
+    counts = [(f"{kind}: {number}, each its own colour", _MORE) for kind, number in kinds.items()]
     return [*((f"\N{BLACK SQUARE} {row.name}", row.colour) for row in rows), *counts]
 
 

@@ -20,7 +20,7 @@ _SIGNS = {
     "rejected": "\N{MULTIPLICATION X}",
 }
 _RANK = {"new": 0, "edited": 1, "accepted": 2, "rejected": 3}
-SCORE = 6  # which column it is
+SHORT, SCORE = 4, 6  # which columns these are
 _GREY = "#8b929c"
 _GREEN = "#7ee2a8"
 
@@ -110,8 +110,10 @@ def details(row: Row, unit: str, ndim: int) -> str:
     """Return everything that is known of an object, in two lines."""
     m = row.measured
     cubic = unit_of(unit, ndim)
+    number = _number_words(row)
+    name = row.name if row.name.endswith(f" {number}") else f"{row.name} {number}"
     lines = [
-        f"{row.name} {_number_words(row)}, {row.status}: {m.size:,.0f} {cubic} in {m.slices} "
+        f"{name}, {row.status}: {m.size:,.0f} {cubic} in {m.slices} "
         f"slice{'s' * (m.slices != 1)}, {m.long_axis.length:.1f} x {m.short_axis.length:.1f} {unit}"
     ]
     if row.score is not None:
@@ -254,7 +256,7 @@ class ObjectView(QTableView):
         head.setMinimumSectionSize(20)
         head.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         head.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        for column, width in enumerate((30, 0, 58, 40, 40, 40, 40, 18)):
+        for column, width in enumerate((30, 0, 52, 40, 40, 40, 40, 18)):
             if column != 1:
                 head.resizeSection(column, width)
         self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
@@ -300,7 +302,9 @@ class ObjectView(QTableView):
 
     def _restore(self) -> None:
         """Select the same object after the rows were ordered anew; tells nobody."""
-        self.setColumnHidden(SCORE, not self.rows.has_scores)
+        has_scores = self.rows.has_scores
+        self.setColumnHidden(SCORE, not has_scores)
+        self.setColumnHidden(SHORT, has_scores)  # the label's name needs the room
         at = self.rows.place_of(self._chosen)
         model = self.selectionModel()
         before = model.blockSignals(True)
