@@ -119,7 +119,8 @@ def test_what_training_tells_stays_beside_its_verdict(
     import maskloop.loop.train as verb
 
     def fake_train(cases: Any, base: str, name: str, *, job: Any, **told: Any) -> Any:
-        job.say("2 of 9 objects are no stars: they are learnt as their outer rays")
+        for case in range(9):
+            job.say(f"{case}: 2 of 9 objects are no stars")
         return SimpleNamespace(
             card=SimpleNamespace(name=name),
             old=None,
@@ -141,7 +142,9 @@ def test_what_training_tells_stays_beside_its_verdict(
     panel.train.base.choose("maskrcnn:resnet50")
     panel.train.run.click()
     settle(panel)
-    assert "2 of 9 objects are no stars" in panel.train.verdict.text()
+    told = panel.train.verdict.text().splitlines()
+    assert told[-7:-1] == [f"{case}: 2 of 9 objects are no stars" for case in range(6)]
+    assert told[-1] == "and 3 notes more"
     assert "AP@0.5" in panel.train.verdict.text()
 
 

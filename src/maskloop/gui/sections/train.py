@@ -31,6 +31,7 @@ from maskloop.gui.section import Section, tipped, words
 from maskloop.gui.tips import TIPS
 
 OURS = "ours"  # the recipe that a card itself holds
+_NOTES = 6  # told after a training; one case may have told each of them
 _HEADS = {
     "semantic": "From scratch",
     "instance": "Objects from scratch",
@@ -210,7 +211,8 @@ class TrainSection(Section):
         self._propose()
 
     def _show(self, report: Any, notes: Sequence[str]) -> None:  # Any: a TrainingReport
-        self.verdict.setText("\n".join([verdict_text(report), *notes]))
+        more = [f"and {len(notes) - _NOTES} notes more"] if len(notes) > _NOTES else []
+        self.verdict.setText("\n".join([verdict_text(report), *notes[:_NOTES], *more]))
         self.verdict.show()
         for point in report.curve[-1:]:
             scores = " ".join(
