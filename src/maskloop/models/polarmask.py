@@ -19,6 +19,7 @@ from torchvision.ops import batched_nms
 from maskloop.core.errors import InputError
 from maskloop.models import rays
 from maskloop.models.instances import InstanceFamily, Targets, listed
+from maskloop.models.objects import Found
 from maskloop.models.onestage import focal, pairs_of
 from maskloop.models.polarnet import STRIDES, Answers, Polar
 from maskloop.models.pyramid import trunk_of
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from maskloop.core.mask import Mask
     from maskloop.models.base import Volume
     from maskloop.models.cards import ModelCard
-    from maskloop.models.objects import Found
     from maskloop.models.pasting import View
     from maskloop.ops.device import Device
 
 _RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))
 _RADIUS = 1.5  # steps of a level round the centre of mass whose points stand for an object
 _HELD = 0.9  # an object of which rays keep less is not star-convex enough
+_BENT = 0.25  # an object of less centerness: its longest ray is over 16 times its shortest
 _HIGHEST = 1.5  # of a certain class at a perfect centre
 _A_LEVEL = 1000  # points that go on to NMS
 _LIMIT = (
@@ -78,6 +79,19 @@ class Owned:
 
     owners: Tensor
     keep: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn(Found):
+    """An object drawn by rays.
+
+    Parameters
+    ----------
+    is_bent : bool
+        Whether its point is hardly a middle: it may be bent, or hollow there.
+    """
+
+    is_bent: bool = False
 
 
 class PolarMaskFamily(InstanceFamily):
@@ -151,7 +165,7 @@ class PolarMaskFamily(InstanceFamily):
     ) -> tuple[list[Found], tuple[str, ...]]:
         """Return all that the network finds, and a note where a shape looks bent or hollow."""
         found, notes = super().objects(network, image, card=card, device=device, job=job)
-        bent = sum(rays.held(one.region) < _HELD for one in found)
+        bent = sum(isinstance(one, Drawn) and one.is_bent for one in found)
         if bent:
             notes = (
                 *notes,
@@ -167,15 +181,25 @@ class PolarMaskFamily(InstanceFamily):
         told = card.parameters
         with autocast(device):
             answers = _checked(network)(view.picture)
-        scores, labels, points, lengths = candidates(
+        scores, labels, at = candidates(
             answers, view.seen, least=float(told.get("first_score", 0.05))
         )
+        points, lengths = answers.points[at], answers.rays[0, at].float()
         boxes = rays.boxes_round(points, lengths)
         kept = batched_nms(boxes, scores, labels, float(told.get("nms", 0.5)))
         kept = kept[: int(told.get("detections", 100))]
         kept = kept[scores[kept] >= float(told.get("least_score", 0.05))]
         regions = rays.filled(points[kept], lengths[kept], view.size, ratio=view.ratio)
-        return listed(regions, (labels[kept] + 1).tolist(), scores[kept].tolist(), card)
+        middles = torch.minimum(
+            answers.centres[0, at[kept]].float().sigmoid(), rays.centerness(lengths[kept])
+        )
+        # A part without pixels is None, and left out of the list as in `listed`.
+        is_bent = [m < _BENT for m, part in zip(middles.tolist(), regions, strict=True) if part]
+        found = listed(regions, (labels[kept] + 1).tolist(), scores[kept].tolist(), card)
+        return [
+            Drawn(one.box, one.region, one.score, one.category, bent)
+            for one, bent in zip(found, is_bent, strict=True)
+        ]
 
     def losses(
         self, network: nn.Module, images: Tensor, targets: Sequence[Targets], *, card: ModelCard
@@ -280,8 +304,8 @@ def _box_losses(found: Tensor, truth: Tensor) -> Tensor:
 
 def candidates(
     answers: Answers, seen: tuple[int, int], *, least: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return scores, labels (from 0), points and rays of the first picture's likely objects.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores, labels (from 0) and points' numbers of the first picture's likely objects.
 
     A score is the class's times centerness plus a half (section 3.4), by 1.5: from 0 to 1. Of each
     level the best thousand points go on; those beyond the picture do not.
@@ -299,7 +323,7 @@ def candidates(
     row, label = torch.nonzero(kinds[at] > least, as_tuple=True)
     at = at[row]
     scores = kinds[at, label] * factor[at]
-    return scores, label, answers.points[at], answers.rays[0, at].float()
+    return scores, label, at
 
 
 def _regions(volume: Volume) -> list[npt.NDArray[np.bool_]]:

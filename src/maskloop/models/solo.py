@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskloop.core.errors import InputError, WeightsError
+from maskloop.core.errors import InputError
 from maskloop.models.instances import InstanceFamily, Targets, listed, nothing
 from maskloop.models.onestage import focal, pairs_of
 from maskloop.models.pasting import View, from_maps
@@ -190,16 +190,18 @@ class SoloFamily(InstanceFamily):
             [functional.interpolate(one, size=size, mode="bilinear") for one in maps], dim=1
         )
 
-    def converted(self, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of mmdetection's SOLO under the names of this network.
+    def published(self, variant: str, labels: LabelTable) -> ModelCard:
+        """Return the card of mmdetection's network, which sees pictures at 800 pixels."""
+        card = self.card(variant, labels)
+        told = {**card.parameters, "shortest": 800, "longest": 1333, "detections": 100}
+        return replace(card, parameters=told)
 
-        Raises
-        ------
-        WeightsError
-            If a tensor has a name that mmdetection's SOLO does not.
-        """
-        own = self.build(card).state_dict()
-        return mmdet_names(state, own)
+    def converted(self, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of mmdetection's SOLO under our names; see `Imports`."""
+        with torch.device("meta"):
+            order = {key: n for n, key in enumerate(self.build(card).state_dict())}
+        found = {own_name(key): value for key, value in state.items()}
+        return {key: found[key] for key in sorted(found, key=lambda k: order.get(k, len(order)))}
 
 
 def candidates(
@@ -282,21 +284,17 @@ _MMDET = (
 )
 
 
-def mmdet_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return mmdetection's tensors under our names; see `SoloFamily.converted`."""
-    found = {}
-    for key, value in state.items():
-        name = key
-        for pattern, word in _MMDET:
-            name = re.sub(pattern, word, name)
-        found[name] = value
-    if not any(name in own for name in found):
-        msg = (
-            "expected the tensors of mmdetection's SOLO (backbone., neck., mask_head.), got "
-            f"{', '.join(list(state)[:3])}, ...; choose the family that the file belongs to"
-        )
-        raise WeightsError(msg)
-    return found
+def own_name(name: str) -> str:
+    """Return our name of a tensor of mmdetection's SOLO; one that is not known stays as it is.
+
+    Examples
+    --------
+    >>> own_name("mask_head.mask_convs.0.gn.bias")
+    'masking.0.1.bias'
+    """
+    for pattern, words in _MMDET:
+        name = re.sub(pattern, words, name)
+    return name
 
 
 FAMILY = SoloFamily()
