@@ -18,7 +18,7 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.models import anchors
+from maskloop.models import anchors, base
 from maskloop.models import instancefcnproposals as windows
 from maskloop.models.base import IGNORE, Batch, Volume
 from maskloop.models.cards import ModelCard
@@ -33,6 +33,7 @@ from tests.models.overfit import LABELS, learn_objects, picture, shuffled
 
 Pool = Callable[[Tensor, Tensor], Tensor]
 STEP = 16.0
+CELL = LabelTable.classes(["cell"])
 
 
 def small_card(variant: str = "voc", labels: LabelTable = LABELS, **told: object) -> ModelCard:
@@ -203,8 +204,7 @@ def test_no_boxes_give_no_values() -> None:
 
 
 def swapped(parts: Tensor) -> Tensor:
-    inside, outside = parts.chunk(2, dim=1)
-    return torch.cat([outside, inside], dim=1)
+    return parts.reshape(1, -1, 2, 49, 6, 6).flip(2).reshape(parts.shape)
 
 
 def maps_of(network: FCIS) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,7 +226,7 @@ def test_swapping_inside_and_outside_flips_the_mask_and_keeps_the_class(network:
 def test_scores_of_the_inside_alone_would_fail_that_bar(network: FCIS) -> None:
     parts, _, rois = maps_of(network)
     inside = [
-        position_sensitive(p.chunk(2, 1)[0], rois, step=network.step).mean((1, 2))
+        position_sensitive(p, rois, step=network.step)[..., ::2].mean((1, 2))
         for p in (parts, swapped(parts))
     ]
     assert (inside[0] - inside[1]).abs().max() > 0.1
@@ -237,9 +237,9 @@ def test_the_class_is_the_mean_of_the_larger_and_the_mask_the_softmax_of_the_pai
 ) -> None:
     parts, sides, rois = maps_of(network)
     read = network.read(parts, sides, rois)
-    pooled = position_sensitive(parts, rois, step=network.step).reshape(2, 21, 21, 2, 3)
-    torch.testing.assert_close(read.classes, pooled.max(3).values.mean((1, 2)))
-    torch.testing.assert_close(read.masks.sigmoid(), pooled.softmax(3)[:, :, :, 0])
+    pooled = position_sensitive(parts, rois, step=network.step).reshape(2, 21, 21, 3, 2)
+    torch.testing.assert_close(read.classes, pooled.max(4).values.mean((1, 2)))
+    torch.testing.assert_close(read.masks.sigmoid(), pooled.softmax(4)[..., 0])
     # The box is read from the second four, whatever the class: the first are the background's.
     boxes = position_sensitive(sides, rois, step=network.step).mean((1, 2))
     torch.testing.assert_close(read.deltas, boxes[:, 4:])
@@ -523,10 +523,30 @@ def test_anchors_are_fitted_to_the_objects_once() -> None:
     assert len(anchors.usual([16], (4, 8, 16, 32))[0]) == 12
 
 
+def test_maps_follow_their_class_to_another_set_of_classes(network: FCIS, tmp_path: Path) -> None:
+    base.write_state(network, tmp_path / "w.safetensors")
+    files = {"w.safetensors": tmp_path / "w.safetensors"}
+    wanted = LabelTable.classes(["star", "square", "disc"])
+    card, other = base.load_for_labels(FAMILY, small_card(), files, wanted)
+    assert isinstance(other, FCIS)
+    _, _, rois = maps_of(network)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network.eval()
+    with torch.no_grad():
+        one, two = (net.read(*net(x)[1:], rois) for net in (network, other.eval()))
+    torch.testing.assert_close(two.classes[:, [0, 3, 2]], one.classes)
+    torch.testing.assert_close(two.masks[..., [0, 3, 2]], one.masks)
+    assert not torch.allclose(two.classes[:, 1], one.classes[:, 1])
+    assert len(card.labels) == 3
+    one_class = small_card("proposals", CELL)
+    torch.manual_seed(0)
+    net = FAMILY.build(one_class)
+    base.write_state(net, tmp_path / "w.safetensors")
+    _, again = base.load_for_labels(FAMILY, one_class, files, LabelTable.classes(["star"]))
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in net.state_dict().items())
+
+
 # --- proposals --------------------------------------------------------------------------------
-
-
-CELL = LabelTable.classes(["cell"])
 
 
 def test_a_window_copies_each_cell_from_the_map_of_its_part() -> None:

@@ -79,7 +79,8 @@ class InstanceFCNFamily(InstanceFamily):
     `card.parameters`, besides those of `InstanceFamily` and `trunk_of`: ``step`` (16, or 8: pixels
     a cell of the maps), ``features`` (1024: of the convolution before the part maps), ``anchors``
     (one level: width and height of each in pixels of the network; fitted to the training boxes in
-    a network that starts from nothing), ``proposals`` (300: boxes looked at), ``hardest``
+    a network that starts from nothing), ``proposals`` (300: boxes looked at, more for crowded
+    pictures; at most 300 in training), ``hardest``
     (128: boxes a picture that are learnt from), ``fixed`` (0: how many of the five stages of the
     trunk stay as they are), ``rounds`` (2: how often boxes are read; each time from where the one
     before moved them), ``least_score`` (0.5), ``detections`` (300).
@@ -128,6 +129,8 @@ class InstanceFCNFamily(InstanceFamily):
                 "least_score": 0.5,
                 "overlap_of_proposals": 0.3,
                 "patch": [512, 512],
+                # Of another label nothing is to be learnt anew: no tensor is of a class.
+                "heads": ["class"],
                 "recipes": {"paper": _PAPER_PROPOSALS},
             },
             limits=("Tells objects from background, but no classes.",),

@@ -30,6 +30,7 @@ GROUPS = 7
 BINS = 21
 """Cells of a mask along each axis."""
 _MOST_SAMPLES = 4
+_LEARNT = 300  # proposals a picture, of which training chooses the hardest
 
 
 def position_sensitive(
@@ -43,7 +44,7 @@ def position_sensitive(
     Parameters
     ----------
     maps : Tensor ``(n, c * groups * groups, h, w)``
-        The channels of one thing lie together, part by part, row by row.
+        The channels of one thing lie together: its parts, row by row.
     rois : Tensor ``(k, 5)``
         Number of the picture, then x0, y0, x1, y1 in pixels.
     step : float
@@ -176,7 +177,7 @@ class FCIS(nn.Module):
     anchors : Shapes
         Of one level, as `maskloop.models.anchors` gives them.
     proposals : int
-        Boxes a picture that are looked at.
+        Boxes a picture that are looked at; in training at most 300.
     """
 
     def __init__(
@@ -201,7 +202,8 @@ class FCIS(nn.Module):
             batch_size_per_image=256,
             positive_fraction=0.5,
             pre_nms_top_n={"training": 6000, "testing": 6000},
-            post_nms_top_n={"training": proposals, "testing": proposals},
+            # More than the paper's are for crowded pictures; a crop in training has fewer objects.
+            post_nms_top_n={"training": min(proposals, _LEARNT), "testing": proposals},
             nms_thresh=0.7,
         )
         self.conv_new = nn.Conv2d(trunk.features[3], features, 1)
@@ -237,8 +239,9 @@ class FCIS(nn.Module):
     def read(self, parts: Tensor, boxes: Tensor, rois: Tensor) -> Read:
         """Return what part maps and maps of boxes say of boxes ``(k, 5)``."""
         pooled = position_sensitive(torch.cat([parts, boxes], dim=1), rois, step=self.step)
-        *_, things = pooled.shape
-        inside, outside = pooled[..., : things - 8].chunk(2, dim=-1)
+        *size, things = pooled.shape
+        # Class by class, so that rows of the layer can follow their class to another set of them.
+        inside, outside = pooled[..., :-8].reshape(*size, -1, 2).unbind(-1)
         classes = torch.maximum(inside, outside).mean((1, 2))
         # Of the two sets of four the second is the object's; boxes of background stay.
         return Read(classes, inside - outside, pooled[..., things - 4 :].mean((1, 2)))
