@@ -264,7 +264,7 @@ def panoptic(viewer: Any, panel: Any, folder: Path) -> None:
     mask = Mask(ids, Geometry.pixels(ids.shape), table)
     labels = viewer.add_layer(Layer.create(*layers.mask_layer(mask, name="objects and stuff")))
     labels.opacity = 0.5
-    only(panel, panel.objects, panel.export)
+    only(panel, panel.objects)
     wait(lambda: panel.objects.list.rows.rowCount() == len(table), 60)
     panel.objects.list.choose(panel.objects.list.rows.numbers[3])
     panel.host.say("")

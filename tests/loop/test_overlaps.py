@@ -173,15 +173,27 @@ def test_many_images_share_a_file_and_a_rerun_adds_what_is_missing(tmp_path: Pat
     assert other.images == {}
 
 
+def test_a_folder_gets_a_file_for_each_mask(tmp_path: Path) -> None:
+    images, folder = [picture(tmp_path / f"{n}.png", n) for n in range(2)], tmp_path / "objects"
+    for states in (["done", "done"], ["skipped", "skipped"]):
+        outcomes = predict_all(images, "discs", tmp_path / "masks", overlaps=folder)
+        assert [o.state for o in outcomes] == states
+    files = sorted(folder.iterdir())
+    assert [f.name for f in files] == ["0_discs.png.json", "1_discs.png.json"]
+    same(load_objects(files[1]), discs())
+    files[0].unlink()
+    outcomes = predict_all(images, "discs", tmp_path / "masks", overlaps=folder)
+    assert [o.state for o in outcomes] == ["done", "skipped"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("folder.json", "expected a file .json"), ("o.txt", "expected a file .json"),
+    [("o.txt", "expected a file .json or a folder"),
      ("none/o.json", "expected an existing folder"), ("mask.json", "to be free or a list of obj")],
 )  # fmt: skip
 def test_a_place_that_holds_something_else_is_refused(
     tmp_path: Path, name: str, words: str
 ) -> None:
-    (tmp_path / "folder.json").mkdir()
     (tmp_path / "mask.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(InputError, match=words):
         predict_all(

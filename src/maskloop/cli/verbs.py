@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     "--overlaps",
     type=click.Path(),
     metavar="FILE.json",
-    help="COCO for every object whole, also where a better one lies over it.",
+    help="COCO (or a folder of it) for every object whole, also where a better one lies over it.",
 )
 @choices_options
 @json_option

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskloop.desk.overlaps import OverlapFile
+from maskloop.desk.overlaps import OverlapFiles
 from maskloop.desk.probabilities import ProbabilityFiles
 from maskloop.desk.worklists import Worklists
 from maskloop.ops.candidates import Sieve
@@ -23,7 +23,7 @@ class Beside:
 
     lists: Worklists | None
     files: ProbabilityFiles | None
-    objects: OverlapFile | None
+    objects: OverlapFiles | None
 
     @classmethod
     def of(
@@ -50,7 +50,7 @@ class Beside:
         return cls(
             None if worklist is None else Worklists.of(Path(worklist), card.name, low),
             None if probabilities is None else ProbabilityFiles.of(Path(probabilities), images),
-            None if overlaps is None else OverlapFile.of(Path(overlaps), card.name, card.labels),
+            None if overlaps is None else OverlapFiles.of(Path(overlaps), card.name, card.labels),
         )
 
     @property

@@ -60,11 +60,8 @@ class OverlapFile:
         Raises
         ------
         InputError
-            If the path holds something else, or names no JSON file.
+            If the path holds something else.
         """
-        if path.is_dir() or path.suffix.lower() != ".json":
-            msg = f"expected a file .json for the objects, got {str(path)!r}; choose another name"
-            raise InputError(msg)
         if not path.parent.is_dir():
             msg = f"expected an existing folder to write {path.name!r} in, got none; make it first"
             raise InputError(msg)
@@ -174,6 +171,62 @@ class OverlapFile:
                 for name, i in self.categories.items()
             ],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapFiles:
+    """One file for all images, or a folder with a file an image, named after its mask.
+
+    A single file is written anew for each image: of thousands, take a folder.
+
+    Parameters
+    ----------
+    path : Path
+    model : str
+    labels : LabelTable
+        The model's.
+    single : OverlapFile, optional
+        None for a folder.
+    """
+
+    path: Path
+    model: str
+    labels: LabelTable
+    single: OverlapFile | None
+
+    @classmethod
+    def of(cls, path: Path, model: str, labels: LabelTable) -> OverlapFiles:
+        """Return where the objects go; a folder is made if need be.
+
+        Raises
+        ------
+        InputError
+            If the place holds something else, or is neither a JSON file nor a folder.
+        """
+        if path.suffix.lower() == ".json" and not path.is_dir():
+            return cls(path, model, labels, OverlapFile.of(path, model, labels))
+        if not path.is_dir() and (path.exists() or path.suffix):
+            msg = (
+                f"expected a file .json or a folder for the objects, got {str(path)!r}; choose "
+                "another name"
+            )
+            raise InputError(msg)
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path, model, labels, None)
+
+    def _file(self, receipt: Receipt) -> OverlapFile:
+        if self.single is not None:
+            return self.single
+        # With the mask's own suffix: a.png and a.tif are two masks.
+        return OverlapFile.of(self.path / f"{receipt.path.name}.json", self.model, self.labels)
+
+    def knows(self, receipt: Receipt) -> bool:
+        """Return whether the objects beside this very mask are kept."""
+        return self._file(receipt).knows(receipt)
+
+    def put(self, image: Path, receipt: Receipt, mask: Mask, found: Sequence[Found]) -> None:
+        """Keep the objects of one image; see `OverlapFile.put`."""
+        self._file(receipt).put(image, receipt, mask, found)
 
 
 def _prove(path: Path, content: _Entry, entry: _Entry, found: Sequence[Found]) -> None:

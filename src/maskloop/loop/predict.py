@@ -370,7 +370,8 @@ def predict_all(
         A ``.npz`` file for those of one image, else a folder, which gets one named after each mask;
         see `maskloop.desk.probabilities`.
     overlaps : path, optional
-        A JSON file (COCO) for every object whole, image by image; `load_objects` reads it.
+        A JSON file (COCO) for every object whole, image by image, which `load_objects` reads; or a
+        folder, which gets one named after each mask.
 
     Returns
     -------
