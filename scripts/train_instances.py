@@ -41,11 +41,11 @@ _SMALL = {"backbone": "resnet18", "width": 0.5, "features": 64, "norm": "batch"}
 # What differs from the paper's network: backbone, widths, and how large a nucleus is in it.
 NARROW: dict[str, dict[str, Any]] = {
     "maskrcnn:resnet50": {**_SMALL, "samples": 128, "proposals": 300},
-    "instancefcn:coco": {**_SMALL, "enlarge": 2.0},
+    "instancefcn:coco": {**_SMALL, "enlarge": 2.0, "step": 8},
     "yolact:resnet50": {**_SMALL, "enlarge": 2.0},
     "solo:decoupled": {**_SMALL, "enlarge": 2.0},
     "polarmask:resnet50": {**_SMALL, "enlarge": 2.0},
-    "adaptis:toy": {},
+    "adaptis:toy": {"width": 0.5, "patch": [160, 160], "points": 6, "proposal_points": 8},
     "panoptic:resnet50": {**_SMALL, "samples": 128, "proposals": 300},
 }
 STEPS = dict.fromkeys(NARROW, 600)
