@@ -16,10 +16,8 @@ from maskloop.models.cards import ModelCard
 from maskloop.models.dense import DenseFamily
 from maskloop.models.inspect import inspect, layers
 
-# One that must be run takes half a minute.
-RUN = {"maskrcnn"}
 VARIANTS = [
-    pytest.param(name, variant, marks=[pytest.mark.slow] if number or name in RUN else [])
+    pytest.param(name, variant, marks=[pytest.mark.slow] if number else [])
     for name in FAMILIES.entries
     for number, variant in enumerate(LISTED[name].variants)
 ]

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from maskloop.training.measure import dice_by_class, mean_scores
+from maskloop.core.labels import Label, LabelTable
+from maskloop.training.measure import dice_by_class, mean_scores, panoptic_by_class
 
 
 def test_dice_agrees_with_its_definition() -> None:
@@ -30,3 +31,22 @@ def test_means_leave_out_cases_without_the_label() -> None:
     found = mean_scores([{"a": 1.0, "b": math.nan}, {"a": 0.5, "b": math.nan}])
     assert found["a"] == 0.75
     assert math.isnan(found["b"])
+
+
+def test_things_and_stuff_are_scored_by_panoptic_quality() -> None:
+    truth = np.zeros((4, 10), np.uint8)
+    truth[:, :5], truth[:, 5:], truth[0, 0], truth[0, 9] = 1, 2, 4, 5
+    # Classes: sky 1, cow 2, grass 3; the truth's ids are sky, sky, a cow, an unknown.
+    class_of = np.array([0, 1, 1, 0, 2, 0])
+    where = truth != 5
+    mine = np.zeros((4, 10), np.uint8)
+    mine[:2], mine[2:], mine[0, 0] = 7, 8, 9
+    labels = LabelTable(
+        [Label(7, "sky"), Label(8, "grass"), Label(9, "cow 9", category="cow", is_thing=True)]
+    )
+    classes = [Label(1, "sky"), Label(2, "cow", is_thing=True), Label(3, "grass"), Label(4, "sea")]
+    found = panoptic_by_class(mine, labels, truth, class_of, classes, where)
+    # Sky: 18 of 38 pixels are no match, one spare and one missed.
+    assert found["sky"] == 0
+    assert (found["cow"], found["grass"]) == (1.0, 0.0)
+    assert math.isnan(found["sea"])
