@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import DeformConv2d
 
 from maskloop.core.errors import InputError
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
+from maskloop.models import yolact
 from maskloop.models.base import IGNORE, Batch, Volume
 from maskloop.models.cards import ModelCard, WeightFile
 from maskloop.models.inspect import inspect
-from maskloop.models.pasting import View
+from maskloop.models.pasting import View, from_maps
 from maskloop.models.yolact import FAMILY, assembled
 from maskloop.models.yolactboxes import papers
 from maskloop.models.yolactnet import Answer, Deformable, Rescoring, Yolact
@@ -55,6 +57,27 @@ def test_size_and_work_are_the_references(variant: str, parameters: int, gmac: f
     assert found.parameters == parameters
     assert found.gmac == pytest.approx(gmac, rel=0.01)
     assert found.output_shape == [1, 32, 138, 138]
+
+
+def has_the_papers_size(network: nn.Module) -> None:
+    assert sum(p.numel() for p in network.parameters()) == 31_164_943
+
+
+def test_the_size_notices_every_part() -> None:
+    labels = LabelTable.classes([f"class {i}" for i in range(80)])
+    card = FAMILY.card("resnet50", labels)
+    with torch.device("meta"):
+        network = FAMILY.build(card)
+        other = dataclasses.replace(card, parameters={**card.parameters, "prototypes": 31})
+        with pytest.raises(AssertionError):
+            has_the_papers_size(FAMILY.build(other))
+    has_the_papers_size(network)
+    for name in ("semantic", "prototypes.9", "head.shared", "pyramid.coarser.1"):
+        part = network.get_submodule(name)
+        network.set_submodule(name, nn.Identity())
+        with pytest.raises(AssertionError):
+            has_the_papers_size(network)
+        network.set_submodule(name, part)
 
 
 def has_the_papers_priors(card: ModelCard) -> None:
@@ -223,14 +246,21 @@ def found_by(network: Yolact, card: ModelCard) -> list[tuple[tuple[int, ...], fl
 ONE = [[[24.0, 24.0]]]
 
 
-def test_nothing_of_a_mask_lies_outside_of_its_box() -> None:
-    card = narrow(anchors=ONE)
-    network = scripted(card, chosen={3 * 8 + 4: (9.0, 0.0)})
+def is_cut_to_its_box(network: Yolact, card: ModelCard) -> None:
     ((box, score, category),) = found_by(network, card)
-    # The cell's middle is (28, 36); the mask itself would fill the picture.
+    # The cell's middle is (28, 36); the mask itself fills the picture.
     assert box == (16, 40, 24, 48)
     assert score == pytest.approx(1, abs=1e-3)
     assert category == "disc"
+
+
+def test_nothing_of_a_mask_lies_outside_of_its_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = narrow(anchors=ONE)
+    network = scripted(card, chosen={3 * 8 + 4: (9.0, 0.0)})
+    is_cut_to_its_box(network, card)
+    monkeypatch.setattr(yolact, "from_maps", lambda maps, view, **_: from_maps(maps, view))
+    with pytest.raises(AssertionError):
+        is_cut_to_its_box(network, card)
 
 
 def test_boxes_of_two_classes_do_not_fall_to_each_other_and_a_doubt_is_no_object() -> None:
@@ -310,9 +340,11 @@ def test_a_deformable_convolution_is_torchvisions_and_begins_as_half_a_plain_one
 
 
 def test_the_work_of_deformable_convolutions_is_counted() -> None:
-    plain = inspect("yolact", variant="resnet50", classes=81, size=(128, 128))
-    bent = inspect("yolact", variant="resnet50-plus", classes=81, size=(128, 128))
-    assert bent.gmac > plain.gmac * 1.05
+    plain = nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    with FlopCounterMode(display=False) as work:
+        Deformable(plain)(torch.rand(2, 4, 10, 11))
+    taps, pixels = 9, 2 * 10 * 11
+    assert work.get_total_flops() == 2 * pixels * taps * 4 * (6 + 3 * taps)
 
 
 def volume(sides: list[tuple[int, int]]) -> Volume:

@@ -121,6 +121,7 @@ class YolactFamily(InstanceFamily):
         told = {
             **card.parameters,
             "squashed": [_SIDE, _SIDE],
+            "patch": [_SIDE, _SIDE],
             "anchors": _plain(shapes),
             "candidates": 200,
             "detections": 100,

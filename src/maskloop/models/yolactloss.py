@@ -151,7 +151,8 @@ def _of_masks(
     """Return the losses of one picture's masks and of their rescoring, each summed over priors."""
     total = len(mine)
     if total > _MOST_MASKS:
-        chosen = torch.randperm(total, device=mine.device)[:_MOST_MASKS]
+        # Drawn on the processor, whose random numbers a resumed training goes on with.
+        chosen = torch.randperm(total)[:_MOST_MASKS].to(mine.device)
         mine, which = mine[chosen], which[chosen]
     prototypes = answer.prototypes[number]
     size = (int(prototypes.shape[1]), int(prototypes.shape[2]))
