@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 _NAMES = (
     "start", "nifti", "dicom", "coco", "ops", "tools", "draw", "case", "stroke",
-    "forward", "patchnet", "instances",
+    "forward", "patchnet", "instances", "click",
 )  # fmt: skip
 SECTIONS = tuple(f"bench_{name}" for name in _NAMES)
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT

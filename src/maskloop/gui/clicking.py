@@ -47,7 +47,9 @@ class ClickBar(QWidget):
         self._host = host
         self._clicker: Any = None  # Any: a Clicker; its type would import the desk
         self._key: tuple[str, int] | None = None  # which model is ready for which image
+        self._asked: tuple[str, int] | None = None  # which model was last asked to be
         self._layer: Any = None  # Any: the Labels layer whose mode is listened to
+        self._is_taking = False
         self.model = tipped(slim(QComboBox()), TIPS["click_model"])
         self.on = tipped(QPushButton("Click"), TIPS["click_on"])
         self.on.setCheckable(True)
@@ -136,7 +138,9 @@ class ClickBar(QWidget):
             self.on.setChecked(False)
             return
         if is_on:
+            self._is_taking = True
             self._take_layer()
+            self._is_taking = False
             self._make_ready()
         else:
             self._listen(None)
@@ -168,8 +172,9 @@ class ClickBar(QWidget):
             self.on.setChecked(False)  # the brush, or another tool, has the mouse now
 
     def _layers_changed(self) -> None:
-        if self.on.isChecked() and (
-            self._host.labels.layer is not self._layer or self._wanted_key() != self._key
+        is_on = self.on.isChecked() and not self._is_taking
+        if is_on and (
+            self._host.labels.layer is not self._layer or self._wanted_key() != self._asked
         ):
             self.on.setChecked(False)
         self._check()
@@ -195,6 +200,7 @@ class ClickBar(QWidget):
     def _make_ready(self) -> None:
         """Load the model and let it see what is shown, beside the window."""
         key, image, name = self._wanted_key(), self._image(), self.model.currentText()
+        self._asked = key
         if key is None or key == self._key or self._host.is_busy:
             return
         seen = layers.capture(image)
