@@ -22,8 +22,8 @@ _NAMES = (
 SECTIONS = tuple(f"bench_{name}" for name in _NAMES)
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (
-    "torch", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK", "pycocotools",
-    "napari", "pydicom", "pynrrd", "highdicom", "isal", "deflate", "connected-components-3d", "edt",
+    "torch", "torchvision", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK",
+    "pycocotools", "napari", "pydicom", "pynrrd", "highdicom", "isal", "deflate", "connected-components-3d", "edt",
 )  # fmt: skip
 
 
