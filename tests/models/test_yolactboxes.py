@@ -81,7 +81,9 @@ def brute(boxes: Tensor, begins: Tensor) -> list[int]:
     left = set(range(len(boxes)))
     while left:
         pairs = [(overlaps[i][j], i, j) for i in left for j in range(len(begins)) if j not in taken]
-        _, one, prior = max(pairs, key=lambda pair: pair[0])
+        overlap, one, prior = max(pairs, key=lambda pair: pair[0])
+        if overlap == 0:
+            break
         found[prior] = one
         taken.add(prior)
         left.remove(one)
@@ -93,10 +95,20 @@ def test_matching_is_what_one_after_the_other_gives(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     sizes = [(4, 4), (2, 2)]
     begins = priors((((9.0, 9.0), (6.0, 12.0)), ((20.0, 20.0), (14.0, 28.0))), sizes)
-    middles = torch.rand(5, 2, generator=generator) * 30
-    halves = torch.rand(5, 2, generator=generator) * 9 + 2
-    boxes = torch.cat([middles - halves, middles + halves], dim=1)
-    assert matched(boxes, begins).tolist() == brute(boxes, begins)
+    # The more objects, the more of them want one prior.
+    for count in (1, 5, 20, 39):
+        middles = torch.rand(count, 2, generator=generator) * 24 + 4
+        halves = torch.rand(count, 2, generator=generator) * 9 + 2
+        boxes = torch.cat([middles - halves, middles + halves], dim=1)
+        assert matched(boxes, begins).tolist() == brute(boxes, begins)
+
+
+def test_more_objects_than_priors_take_one_each_as_far_as_they_go() -> None:
+    begins = priors((((9.0, 9.0),),), [(2, 2)])
+    corner = torch.rand(30, 2, generator=torch.Generator().manual_seed(0)) * 8
+    found = matched(torch.cat([corner, corner + 6], dim=1), begins).tolist()
+    assert len(set(found)) == 4
+    assert min(found) >= 0
 
 
 def test_every_object_has_a_prior_however_small_it_is_even_where_two_want_the_same() -> None:

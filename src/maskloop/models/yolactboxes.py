@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
@@ -103,7 +104,8 @@ def matched(boxes: Tensor, begins: Tensor) -> Tensor:
     """Return which object each prior is for ``(n,)``: its number, -1 for none, -2 for undecided.
 
     An IoU of at least 0.5 makes it an object's, one below 0.4 makes it none; whatever its IoU,
-    each object has the prior that meets it best, the better met ones first.
+    each object has the prior that meets it best, the better met ones first; in a crowd of more
+    objects than priors, some have none.
 
     Parameters
     ----------
@@ -123,22 +125,35 @@ def matched(boxes: Tensor, begins: Tensor) -> Tensor:
 
 
 def _own_priors(overlaps: Tensor) -> list[tuple[int, int]]:
-    """Return (prior, object) pairs: the best pair of all first, each of either but once."""
-    best, places = overlaps.max(dim=1)
-    values, at = best.tolist(), places.tolist()
-    pairs: dict[int, int] = {}
-    waiting = set(range(min(len(overlaps), overlaps.shape[1])))
-    while waiting:
-        one = max(waiting, key=values.__getitem__)
-        if at[one] in pairs:  # what it met best is another's: the next best that is free
-            row = overlaps[one].clone()
-            row[list(pairs)] = -1.0
-            value, place = row.max(dim=0)
-            values[one], at[one] = float(value), int(place)
-        else:
-            pairs[at[one]] = one
-            waiting.remove(one)
-    return list(pairs.items())
+    """Return (prior, object) pairs: the best pair of all first, each of either but once.
+
+    All objects ask at once for the prior that they meet best; it takes the best of them, also in
+    place of one that it took before, and who was turned away asks the next: D. Gale, L. Shapley,
+    "College Admissions and the Stability of Marriage", 1962. One pair after the other gives the
+    same, in as many rounds as there are objects.
+    """
+    meets = overlaps.detach().cpu().numpy()
+    left = meets.copy()
+    holder = np.full(meets.shape[1], -1)
+    waiting = np.arange(len(meets))
+    while len(waiting):
+        asked = left[waiting].argmax(axis=1)
+        values = left[waiting, asked]
+        asking = values > 0  # in a crowd some are left with priors that they do not touch: none
+        waiting, asked, values = waiting[asking], asked[asking], values[asking]
+        held = holder[asked]
+        best = np.where(held < 0, -1.0, meets[held, asked])
+        order = np.lexsort((waiting, -values))
+        first = order[np.unique(asked[order], return_index=True)[1]]
+        won = np.zeros(len(waiting), bool)
+        won[first] = values[first] > best[first]
+        displaced = won & (held >= 0)
+        left[held[displaced], asked[displaced]] = -1.0
+        left[waiting[~won], asked[~won]] = -1.0
+        holder[asked[won]] = waiting[won]
+        waiting = np.concatenate([waiting[~won], held[displaced]])
+    taken = np.flatnonzero(holder >= 0)
+    return list(zip(taken.tolist(), holder[taken].tolist(), strict=True))
 
 
 def fast_nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, most: float = 0.5) -> Tensor:
