@@ -166,3 +166,4 @@ def test_a_file_of_mmdetections_becomes_a_model_of_ones_own(
 def test_the_card_of_an_import_sees_pictures_as_mmdetection_does() -> None:
     told = FAMILY.published("resnet50", LABELS).parameters
     assert (told["shortest"], told["longest"], told["detections"]) == (800, 1333, 100)
+    assert told["patch"] == [800, 1344]  # cells are shares of the whole picture: no crops

@@ -39,7 +39,8 @@ _VARIANTS = {"resnet50": "SOLO, ResNet-50 FPN", "decoupled": "Decoupled SOLO, Re
 _SCALES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 _MASK_WEIGHT = 3.0
 _CANDIDATES = 500
-# One picture a card and sixteen at a time are the paper's: 12 rounds of COCO.
+_PAPER_PATCH = [800, 1344]
+# Of section 4: sixteen pictures at a time, 12 rounds of COCO.
 _PAPER = {
     "optimiser": "sgd",
     "rate": 0.01,
@@ -50,7 +51,7 @@ _PAPER = {
     "parameters": {
         "shortest": 800,
         "longest": 1333,
-        "patch": [800, 1344],
+        "patch": _PAPER_PATCH,
         "augmentation": ["mirror_x"],
     },
 }
@@ -193,8 +194,8 @@ class SoloFamily(InstanceFamily):
     def published(self, variant: str, labels: LabelTable) -> ModelCard:
         """Return the card of mmdetection's network, which sees pictures at 800 pixels."""
         card = self.card(variant, labels)
-        told = {**card.parameters, "shortest": 800, "longest": 1333, "detections": 100}
-        return replace(card, parameters=told)
+        sizes = {"shortest": 800, "longest": 1333, "patch": _PAPER_PATCH}
+        return replace(card, parameters={**card.parameters, **sizes, "detections": 100})
 
     def converted(self, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of mmdetection's SOLO under our names; see `Imports`."""
