@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision.models.detection import MaskRCNN
 
 from maskloop.core.errors import InputError, UnknownNameError
-from maskloop.models import rcnn
+from maskloop.models import rcnn, rcnnnet
 from maskloop.models.base import load_strict
 from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.pasting import View, from_boxes
@@ -42,9 +42,9 @@ _TITLES = {
     "c4": "Mask R-CNN, ResNet-50 C4",
 }
 _BUILDERS: dict[str, Callable[[type[MaskRCNN], ModelCard, int], nn.Module]] = {
-    "resnet50": rcnn.on_pyramid,
-    "resnet50-v2": rcnn.on_normed_pyramid,
-    "c4": rcnn.on_c4,
+    "resnet50": rcnnnet.on_pyramid,
+    "resnet50-v2": rcnnnet.on_normed_pyramid,
+    "c4": rcnnnet.on_c4,
 }
 
 

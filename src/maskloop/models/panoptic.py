@@ -20,7 +20,7 @@ from torchvision.models.detection import MaskRCNN
 
 from maskloop.core.errors import InputError
 from maskloop.core.labels import Label, LabelTable
-from maskloop.models import objects, rcnn
+from maskloop.models import objects, rcnn, rcnnnet
 from maskloop.models.base import Segmentation
 from maskloop.models.instances import InstanceFamily, Targets
 from maskloop.models.objects import Found
@@ -151,8 +151,8 @@ class PanopticFamily(InstanceFamily):
         """Return the network with random weights; nothing is downloaded."""
         self.known(card.variant)
         things, stuff = _kinds(card)
-        network = rcnn.on_pyramid(PanopticFPN, card, len(things) + 1)
-        network.semantic = SemanticHead(rcnn.features_of(card), len(stuff) + 1)
+        network = rcnnnet.on_pyramid(PanopticFPN, card, len(things) + 1)
+        network.semantic = SemanticHead(rcnnnet.features_of(card), len(stuff) + 1)
         return network
 
     def survey(self, card: ModelCard, volumes: Iterable[Volume]) -> ModelCard:
