@@ -32,7 +32,8 @@ from runs import Case
 from train_semantic import nuclei
 
 from maskloop.core.job import Job
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import Mask
 from maskloop.models import FAMILIES
 from maskloop.models.cards import ModelCard
 from maskloop.ops.device import CPU
@@ -48,6 +49,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "adaptis:toy": {"width": 0.5, "patch": [160, 160], "points": 6, "proposal_points": 8},
     "panoptic:resnet50": {**_SMALL, "samples": 128, "proposals": 300},
 }
+BACKGROUND = "background"
 STEPS = dict.fromkeys(NARROW, 600)
 
 
@@ -67,17 +69,35 @@ def card_of(model: str, labels: LabelTable, normalise: Any) -> ModelCard:
     return dataclasses.replace(card, parameters=told)
 
 
+def with_background(case: Case) -> Case:
+    """Return the case with what lies between the nuclei as a class of stuff."""
+    ids, labels = case.mask.data.copy(), case.mask.labels
+    stuff = Label(max(labels, default=0) + 1, BACKGROUND)
+    ids[ids == 0] = stuff.id
+    table = LabelTable([*labels.values(), stuff])
+    return dataclasses.replace(case, mask=Mask.like(case.image, ids, table))
+
+
+def _cases(model: str, cases: Sequence[Case]) -> list[Case]:
+    return [with_background(c) for c in cases] if model.startswith("panoptic") else list(cases)
+
+
+def _things(ids: npt.NDArray[Any], labels: LabelTable) -> npt.NDArray[Any]:  # Any: object ids
+    stuff = [i for i, row in labels.items() if not row.is_thing]
+    return np.where(np.isin(ids, stuff), 0, ids)
+
+
 def measure(held_out: Sequence[Case], card: ModelCard, path: Path) -> dict[str, Any]:
     """Return the scores on what was held out, of the weights as written."""
     family = FAMILIES.get(card.family)
     network = family.load(card, {path.name: path})
     started = time.process_time()
-    found = [
-        family.segment(network, case.image, card=card, device=CPU, job=Job()).ids
-        for case in held_out
+    told = [
+        family.segment(network, case.image, card=card, device=CPU, job=Job()) for case in held_out
     ]
     seconds = time.process_time() - started
-    truth = [case.mask.data for case in held_out]
+    found = [_things(one.ids, one.labels) for one in told]
+    truth = [_things(case.mask.data, case.mask.labels) for case in held_out]
     return {
         "scores": scores(found, truth),
         "cpu_seconds_a_picture": round(seconds / len(held_out), 2),
@@ -184,19 +204,20 @@ def main() -> None:
         return
     torch.set_num_threads(told.threads)
     task = nuclei(told.folder)
+    both = LabelTable([*task.labels.values(), Label(2, BACKGROUND)])
     for model in NARROW if told.family == "all" else (told.family,):
         where = told.out / "nuclei" / model.replace(":", "-")
         if told.measure:
-            runs.measure_again(where, partial(measure, task.held_out))
+            runs.measure_again(where, partial(measure, _cases(model, task.held_out)))
             continue
         runs.train(
-            task.train,
-            task.held_out,
-            card_of(model, task.labels, task.normalise),
+            _cases(model, task.train),
+            _cases(model, task.held_out),
+            card_of(model, both if model.startswith("panoptic") else task.labels, task.normalise),
             where,
             steps=told.steps or STEPS[model],
             seed=told.seed,
-            measure=partial(measure, task.held_out),
+            measure=partial(measure, _cases(model, task.held_out)),
             again=told.again,
         )
 
