@@ -23,7 +23,8 @@ SECTIONS = tuple(f"bench_{name}" for name in _NAMES)
 LONG = ("bench_liver",)  # minutes each, and needs fetched weights and a real CT
 PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "scikit-image", "monai", "nibabel", "SimpleITK",
-    "pycocotools", "napari", "pydicom", "pynrrd", "highdicom", "isal", "deflate", "connected-components-3d", "edt",
+    "pycocotools", "napari", "pydicom", "pynrrd", "highdicom", "isal", "deflate", "edt",
+    "connected-components-3d",
 )  # fmt: skip
 
 
