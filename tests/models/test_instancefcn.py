@@ -28,6 +28,7 @@ from maskloop.models.instancefcnnet import BINS, FCIS, GROUPS, Read, position_se
 from maskloop.models.instancefcntargets import DEVIATIONS, as_rois, head_loss, moved, wanted_of
 from maskloop.models.instancefcnvotes import averaged, voted
 from maskloop.models.instances import Targets, targets_of
+from maskloop.models.objects import Found
 from maskloop.ops.device import CPU
 from tests.models.overfit import LABELS, learn_objects, picture, shuffled
 
@@ -364,6 +365,22 @@ def test_boxes_that_overlap_a_better_one_name_no_object_of_their_own() -> None:
 def test_a_box_outside_the_picture_has_no_pixels() -> None:
     found = voted(torch.tensor([[70.0, 5, 90, 20]]), torch.ones(1), torch.ones(1, 21, 21), (64, 64))
     assert [one.place for one in found] == [None]
+
+
+def test_what_better_objects_cover_by_half_is_dropped(
+    network: FCIS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box inside a larger one overlaps it little, and both are kept: a sliver is no object."""
+    whole = Found((slice(4, 24), slice(4, 24)), np.ones((20, 20), np.bool_), 0.9, "disc")
+    inside = Found((slice(4, 26), slice(6, 12)), np.ones((22, 6), np.bool_), 0.8, "disc")
+    apart = Found((slice(20, 40), slice(4, 24)), np.ones((20, 20), np.bool_), 0.7, "square")
+    monkeypatch.setattr(type(FAMILY), "find", lambda *_, **__: [whole, inside, apart])
+    image, _ = picture(0, 64)
+    found = FAMILY.segment(network, image, card=small_card(), device=CPU, job=Job())
+    assert [row.category for row in found.labels.values()] == ["disc", "square"]
+    assert any("1 objects" in note for note in found.notes)
+    alone = FAMILY.segment(network, image, card=small_card(most_covered=1.0), device=CPU, job=Job())
+    assert len(alone.labels) == 3
 
 
 # --- targets and losses -----------------------------------------------------------------------

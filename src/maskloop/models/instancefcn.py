@@ -107,6 +107,8 @@ class InstanceFCNFamily(InstanceFamily):
             _TITLES[variant],
             {
                 "least_score": 0.5,
+                # Boxes inside a larger one overlap it little: what is left of them is no object.
+                "most_covered": 0.5,
                 "patch": [512, 512],
                 "heads": ["cls_seg"],
                 "recipes": {"paper": _PAPER},
@@ -127,6 +129,7 @@ class InstanceFCNFamily(InstanceFamily):
             _TITLES["proposals"],
             {
                 "least_score": 0.5,
+                "most_covered": 0.5,
                 "overlap_of_proposals": 0.3,
                 "patch": [512, 512],
                 # Of another label nothing is to be learnt anew: no tensor is of a class.

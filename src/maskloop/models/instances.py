@@ -69,6 +69,7 @@ class InstanceFamily:
     share of a window),
     ``joining`` (0.5: IoU above which objects of two windows are one), ``patch``, ``augmentation``
     (list of names), ``least_area`` (0: pixels of the image below which an object is dropped),
+    ``most_covered`` (1: share of an object that better ones may cover; with more it is dropped),
     ``outputs`` (class outputs of the network where they are not the labels plus one: then a
     label's id is its output).
     """
@@ -222,9 +223,13 @@ class InstanceFamily:
     ) -> Segmentation:
         """Return one id an object on the image's grid, overlaps settled by score."""
         found, notes = self.objects(network, image, card=card, device=device, job=job)
-        settled = objects.settle(found, image.geometry.shape, author=card.name)
+        keep = 1 - float(card.parameters.get("most_covered", 1.0))
+        settled = objects.settle(found, image.geometry.shape, author=card.name, keep=keep)
         if settled.covered:
-            notes = (*notes, f"{settled.covered} objects lay wholly under better ones: dropped")
+            notes = (
+                *notes,
+                f"{settled.covered} objects lay under better ones, wholly or for the most part: dropped",
+            )
         return Segmentation(settled.ids, settled.labels, notes, settled.lost, objects=tuple(found))
 
     def prepare(
