@@ -226,10 +226,7 @@ class InstanceFamily:
         keep = 1 - float(card.parameters.get("most_covered", 1.0))
         settled = objects.settle(found, image.geometry.shape, author=card.name, keep=keep)
         if settled.covered:
-            notes = (
-                *notes,
-                f"{settled.covered} objects lay under better ones, wholly or for the most part: dropped",
-            )
+            notes = (*notes, f"{settled.covered} objects lay mostly under better ones: dropped")
         return Segmentation(settled.ids, settled.labels, notes, settled.lost, objects=tuple(found))
 
     def prepare(
