@@ -10,6 +10,7 @@ from skimage.draw import polygon2mask
 from torch import Tensor
 
 from maskloop.models import rays
+from maskloop.models.onestage import middles
 
 Region = npt.NDArray[np.bool_]
 
@@ -198,5 +199,5 @@ def test_boxes_go_round_the_ends_of_rays() -> None:
 def test_the_largest_piece_stands_for_an_object_in_pieces() -> None:
     region = disc(10, cx=20, cy=20) | disc(3, cx=50, cy=50)
     np.testing.assert_array_equal(rays.largest(region), disc(10, cx=20, cy=20))
-    (middle,) = rays.middles(torch.from_numpy(rays.largest(region))[None])
+    (middle,) = middles(torch.from_numpy(rays.largest(region))[None])
     assert middle.tolist() == pytest.approx([20, 20], abs=0.1)

@@ -87,6 +87,15 @@ def focal(logits: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
     return loss
 
 
+def middles(masks: Tensor) -> Tensor:
+    """Return the centres of mass of ``(n, y, x)``: x, y in pixels from the picture's edge."""
+    area = masks.sum((1, 2)).clamp(min=1)
+    rows, columns = (torch.arange(n, device=masks.device) + 0.5 for n in masks.shape[1:])
+    return torch.stack(
+        [(masks.sum(1) * columns).sum(1) / area, (masks.sum(2) * rows).sum(1) / area], dim=1
+    )
+
+
 def pairs_of(card: ModelCard, key: str, usual: Sequence[Sequence[float]]) -> list[list[float]]:
     """Return the card's table of ``[low, high]``, one row a level; `usual` if it is silent.
 

@@ -20,7 +20,7 @@ from maskloop.core.errors import InputError
 from maskloop.models import rays
 from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.objects import Found
-from maskloop.models.onestage import focal, pairs_of
+from maskloop.models.onestage import focal, middles, pairs_of
 from maskloop.models.polarnet import STRIDES, Answers, Polar
 from maskloop.models.pyramid import trunk_of
 from maskloop.ops.device import autocast
@@ -262,7 +262,7 @@ def owned(
     near, far = points[:, None] - targets.boxes[:, :2], targets.boxes[:, 2:] - points[:, None]
     ways = torch.cat([near, far], dim=2)  # p, n, 4
     reach = _RADIUS * points.new_tensor(STRIDES)[levels]
-    off = (points[:, None] - rays.middles(targets.masks)).abs().amax(2)
+    off = (points[:, None] - middles(targets.masks)).abs().amax(2)
     low, high = points.new_tensor(ranges)[levels].unbind(1)
     longest = ways.amax(2)
     claims = (ways.amin(2) > 0) & (off < reach[:, None])
@@ -307,7 +307,7 @@ def candidates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores, labels (from 0) and points' numbers of the first picture's likely objects.
 
-    A score is the class's times centerness plus a half (section 3.4), by 1.5: from 0 to 1. Of each
+    A score is the class's times centerness plus a half, by 1.5: from 0 to 1. Of each
     level the best thousand points go on; those beyond the picture do not.
     """
     kinds = answers.scores[0].float().sigmoid()

@@ -67,7 +67,7 @@ class Polar(nn.Module):
     rays : int
         A point.
     has_boxes : bool
-        Whether boxes are learnt beside the rays (section 3.3 shows that they need not be).
+        Whether boxes are learnt beside the rays (the paper shows that they need not be).
     """
 
     def __init__(

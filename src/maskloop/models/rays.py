@@ -1,7 +1,7 @@
 """Outlines as rays: how far an object reaches from one point, in equal steps of the angle.
 
 E. Xie et al., "PolarMask: Single Shot Instance Segmentation with Polar Representation", CVPR 2020,
-section 3.2. A ray's angle is measured from the y axis: x = cx + d sin a, y = cy + d cos a.
+section 3. A ray's angle is measured from the y axis: x = cx + d sin a, y = cy + d cos a.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+
+from maskloop.models.onestage import middles
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -123,12 +125,12 @@ def _at(masks: Tensor, which: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def centerness(lengths: Tensor) -> Tensor:
-    """Return how much a point is the middle: root of the shortest ray by the longest (eq. 3)."""
+    """Return how much a point is the middle: root of the shortest ray by the longest."""
     return (lengths.amin(1) / lengths.amax(1).clamp(min=LEAST)).sqrt()
 
 
 def polar_iou_losses(found: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Return the Polar IoU loss of each point: log of summed larger by smaller rays (eq. 8).
+    """Return the Polar IoU loss of each point: log of summed larger by smaller rays.
 
     Parameters
     ----------
@@ -235,13 +237,3 @@ def largest(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return region
     found: npt.NDArray[np.bool_] = ids == 1 + int(np.argmax(np.bincount(ids.ravel())[1:]))
     return found
-
-
-def middles(masks: Tensor) -> Tensor:
-    """Return the centres of mass of ``(n, y, x)``: x, y in pixels from the picture's edge."""
-    solid = masks.float()
-    area = solid.sum((1, 2)).clamp(min=1)
-    rows, columns = (torch.arange(n, device=masks.device) + 0.5 for n in masks.shape[1:])
-    return torch.stack(
-        [(solid.sum(1) * columns).sum(1) / area, (solid.sum(2) * rows).sum(1) / area], dim=1
-    )

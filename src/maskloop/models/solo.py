@@ -2,7 +2,7 @@
 
 Paper: X. Wang, T. Kong, C. Shen, Y. Jiang, L. Li, "SOLO: Segmenting Objects by Locations", ECCV
 2020; Matrix NMS from X. Wang et al., "SOLOv2: Dynamic and Fast Instance Segmentation", NeurIPS
-2020, section 3.3. Written from the papers. Weights that mmdetection (Apache-2.0) publishes can be
+2020. Written from the papers. Weights that mmdetection (Apache-2.0) publishes can be
 imported; ours are our own.
 """
 
@@ -40,7 +40,7 @@ _SCALES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 _MASK_WEIGHT = 3.0
 _CANDIDATES = 500
 _PAPER_PATCH = [800, 1344]
-# Of section 4: sixteen pictures at a time, 12 rounds of COCO.
+# The paper's: sixteen pictures at a time, 12 rounds of COCO.
 _PAPER = {
     "optimiser": "sgd",
     "rate": 0.01,

@@ -1,6 +1,7 @@
 """SOLO's network: category grids and one mask a cell, or one a column and one a row of cells.
 
-X. Wang et al., "SOLO: Segmenting Objects by Locations", ECCV 2020, section 3 and figures 3 and 7.
+X. Wang et al., "SOLO: Segmenting Objects by Locations", ECCV 2020, section 3, and its
+decoupled form.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Solo(nn.Module):
     depth : int
         Convolutions of a tower.
     decoupled : bool
-        Whether a cell's mask is the product of its column's and its row's (section 3.4's variant).
+        Whether a cell's mask is the product of its column's and its row's (decoupled SOLO).
     """
 
     def __init__(

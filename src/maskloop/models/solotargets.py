@@ -1,7 +1,7 @@
 """What SOLO's cells should say, and Matrix NMS; all objects at once.
 
 X. Wang et al., "SOLO: Segmenting Objects by Locations", ECCV 2020, section 3.3 (labels, losses);
-X. Wang et al., "SOLOv2", NeurIPS 2020, section 3.3 (Matrix NMS).
+X. Wang et al., "SOLOv2: Dynamic and Fast Instance Segmentation", NeurIPS 2020 (Matrix NMS).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from maskloop.models.onestage import middles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,17 +40,6 @@ class Cells:
     owners: Tensor
 
 
-def centres_of_mass(masks: Tensor) -> Tensor:
-    """Return ``(n, 2)``: y, x of the middle of each of ``(n, y, x)``, in pixels from the edge."""
-    held = masks.float()
-    area = held.sum((1, 2)).clamp(min=1)
-    middles = []
-    for axis in (1, 2):
-        along = torch.arange(masks.shape[axis], device=masks.device) + 0.5
-        middles.append((held.sum(3 - axis) * along).sum(1) / area)
-    return torch.stack(middles, dim=1)
-
-
 def cells_of(
     targets: Targets,
     scales: Sequence[Sequence[float]],
@@ -66,7 +57,7 @@ def cells_of(
     boxes = targets.boxes
     sides = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # y, x
     size = boxes.new_tensor([height, width])
-    middle = centres_of_mass(targets.masks)
+    middle = middles(targets.masks).flip(1)
     reach = sides * 0.5 * centre
     mean_side = sides.prod(1).sqrt()
     ranks = targets.masks.sum((1, 2)).argsort().argsort()
