@@ -30,6 +30,7 @@ def small_card(variant: str = "resnet50", **told: object) -> ModelCard:
     card = FAMILY.card(variant, LABELS)
     few: dict[str, object] = {"shortest": 96, "longest": 128, "detections": 20, "least_score": 0.0}
     few |= {"proposals": 30, "samples": 16, "norm": "group"}
+    few |= {"backbone": "resnet18", "width": 0.25, "features": 16}
     return dataclasses.replace(card, parameters={**card.parameters, **few, **told})
 
 
@@ -81,7 +82,7 @@ def test_torchvisions_own_state_loads_strictly(variant: str, tmp_path: Path) -> 
     if variant == "resnet50":  # published with frozen batch norms, which count no batches
         state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "w.pth")
-    card = small_card(variant, norm="frozen")
+    card = small_card(variant, norm="frozen", backbone="resnet50", width=1, features=256)
     loaded = FAMILY.load(card, {"w.pth": tmp_path / "w.pth"})
     assert not loaded.training
     assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items())
@@ -92,10 +93,9 @@ def test_torchvisions_own_state_loads_strictly(variant: str, tmp_path: Path) -> 
 
 
 def test_published_weights_load_under_the_names_they_were_published_with(tmp_path: Path) -> None:
-    from torchvision.models import detection
+    from torchvision.models.detection.rpn import RPNHead
 
-    few = {"backbone": "resnet18", "width": 0.25, "features": 16, "norm": "frozen"}
-    card = small_card(**few)
+    card = small_card(norm="frozen")
     network = FAMILY.build(card)
     state = network.state_dict()
     earlier = {}
@@ -113,12 +113,10 @@ def test_published_weights_load_under_the_names_they_were_published_with(tmp_pat
     loaded = FAMILY.load(card, {"w.pth": tmp_path / "w.pth"})
     assert all(torch.equal(v, state[k]) for k, v in loaded.state_dict().items())
     # torchvision itself reads these names: they are its own of before 2022.
-    plain = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    full = dict(plain.state_dict())
-    now = full.pop("rpn.head.conv.0.0.weight").clone()
-    full["rpn.head.conv.weight"] = now + 1
-    plain.load_state_dict(full)
-    assert torch.equal(plain.rpn.head.conv[0][0].weight, now + 1)
+    plain = RPNHead(16, 3)
+    now = plain.state_dict()["conv.0.0.weight"] + 1
+    plain.load_state_dict({"conv.weight": now}, strict=False)
+    assert torch.equal(plain.conv[0][0].weight, now)
 
 
 def test_new_classes_keep_everything_but_the_rows_of_the_heads(tmp_path: Path) -> None:
@@ -162,6 +160,9 @@ def test_objects_equal_torchvisions_own_forward(network: torch.nn.Module) -> Non
         unit = torch.from_numpy(image.data).permute(2, 0, 1).float() / 255
         wanted = network.eval()([unit])[0]
     listed, _ = FAMILY.objects(network, image, card=card, device=CPU, job=Job())
+    # An object without a pixel is none.
+    drawn = (wanted["masks"] > 0.5).flatten(1).any(1)
+    wanted = {name: value[drawn] for name, value in wanted.items()}
     assert len(listed) == len(wanted["scores"]) > 3
     for one, mask, score, label in zip(
         listed, wanted["masks"], wanted["scores"], wanted["labels"], strict=True
