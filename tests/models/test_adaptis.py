@@ -302,6 +302,17 @@ def test_the_toy_has_no_classifier_to_begin_on_and_the_resnet_has() -> None:
     assert torch.equal(trunk.conv1.weight, state["conv1.weight"])
 
 
+@pytest.mark.parametrize("variant", ["toy", "resnet50"])
+def test_a_network_for_other_classes_keeps_all_but_the_scores(variant: str) -> None:
+    told: dict[str, object] = {"backbone": "resnet18"} if variant == "resnet50" else {}
+    state = network(variant, **told).state_dict()
+    other = dataclasses.replace(card(variant, **told), labels=LabelTable.classes(list("abcd")))
+    begun = FAMILY.begin(other, state).state_dict()
+    assert begun["semantic.9.weight"].shape[0] == 5
+    changed = {k for k, v in begun.items() if k not in state or not torch.equal(v, state[k])}
+    assert changed == {"semantic.9.weight", "semantic.9.bias"}
+
+
 # Drawing
 
 

@@ -45,8 +45,9 @@ _FEATURES = {"toy": 32, "resnet50": 128}
 _REACH = {"toy": 42.0, "resnet50": 280.0}
 _OUTWARD = {"toy": (0.2, -1.7), "resnet50": (1.0, 0.0)}
 _SEMANTIC = 0.75  # weight of the loss of classes
-# Sections 4.1 and 4.2. Their epochs depend on the data; these steps are 170 epochs of 10,000 toy
-# pictures, and 250 of Cityscapes.
+# Optimiser, rate, reach and points as the paper has them (sections 4.1 and 4.2). It counts epochs,
+# 170 of its toy pictures and 258 of Cityscapes: patch, batch and the steps they make of that are
+# our reading.
 _PAPER: dict[str, dict[str, Any]] = {  # Any: JSON
     "toy": {
         "rate": 5e-4,
@@ -142,14 +143,21 @@ class AdaptISFamily(InstanceFamily):
         return AdaptIS(backbone, features, outputs, make=make, outward=_OUTWARD[variant]).eval()
 
     def begin(self, card: ModelCard, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return the network on a classifier's residual network; the toy has none to begin on."""
-        if self.known(card.variant) == "toy":
+        """Return the network on a classifier's residual network, or on one of the family.
+
+        The toy has no residual network: it begins on one of the family alone.
+        """
+        if self.known(card.variant) == "resnet50":
+            return super().begin(card, state)
+        if not any(key.startswith("backbone.down.") for key in state):
             msg = (
                 f"expected a network with a residual backbone to begin on a classifier, got "
                 f"{card.name!r}; choose the variant resnet50, or leave out the start"
             )
             raise WeightsError(msg)
-        return super().begin(card, state)
+        toy = AdaptISFamily()
+        toy.trunk = "backbone."  # by which a whole network of the family is known
+        return InstanceFamily.begin(toy, card, state)
 
     def raw(self, network: nn.Module, images: Tensor, *, card: ModelCard) -> Tensor:
         """Return scores of classes, the worth of points and the object at the middle, as maps."""
