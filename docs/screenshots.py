@@ -252,6 +252,9 @@ def compare(viewer: Any, panel: Any, folder: Path) -> None:
 
 def panoptic(viewer: Any, panel: Any, folder: Path) -> None:
     """Draw objects and stuff in one layer: legend, table with scores."""
+    from maskloop.ops.device import load_dynamo
+
+    load_dynamo()  # torchvision, which is imported next, would crash this window
     from kinds import panoptic as drawn
     from napari.layers import Layer
 

@@ -59,6 +59,20 @@ def test_the_mask_lies_on_the_images_grid(model: ModelCard, tmp_path: Path) -> N
     assert found.seconds > 0
 
 
+def test_what_crashes_a_window_is_kept_out_before_a_family_is_imported(
+    model: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskloop.core.registry import Registry
+    from maskloop.ops import device
+
+    done: list[str] = []
+    get = Registry.get
+    monkeypatch.setattr(device, "load_dynamo", lambda: done.append("dynamo"))
+    monkeypatch.setattr(Registry, "get", lambda self, name: done.append(name) or get(self, name))
+    Predictor("tiny", "cpu")
+    assert done[:2] == ["dynamo", "unet"]
+
+
 def test_a_predictor_gives_the_same_answer_each_time(model: ModelCard, tmp_path: Path) -> None:
     path = write_volume(tmp_path / "ct.nii.gz")
     keeper = Predictor("tiny", "cpu")

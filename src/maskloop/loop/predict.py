@@ -168,8 +168,9 @@ class Predictor:
         self, model: str | ModelCard, device: str = "auto", *, job: Job | None = None
     ) -> None:
         from maskloop.models import FAMILIES, cards, weights
-        from maskloop.ops.device import choose
+        from maskloop.ops.device import choose, load_dynamo
 
+        load_dynamo()  # torchvision, on which families stand, imports it
         job = job or Job()
         self.card = cards.find_card(model) if isinstance(model, str) else model
         if not self.card.weights:
