@@ -34,7 +34,9 @@ from train_semantic import nuclei
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
+from maskloop.desk.clicking import first_clicks
 from maskloop.models import FAMILIES
+from maskloop.models.base import Clicks
 from maskloop.models.cards import ModelCard
 from maskloop.ops.device import CPU
 
@@ -46,7 +48,14 @@ NARROW: dict[str, dict[str, Any]] = {
     "yolact:resnet50": {**_SMALL, "enlarge": 2.0},
     "solo:decoupled": {**_SMALL, "enlarge": 2.0},
     "polarmask:resnet50": {**_SMALL, "enlarge": 2.0},
-    "adaptis:toy": {"width": 0.5, "patch": [160, 160], "points": 6, "proposal_points": 8},
+    "adaptis:toy": {
+        "width": 0.5,
+        "patch": [160, 160],
+        "points": 6,
+        "proposal_points": 8,
+        "head_window": 96,
+        "reach": 48,
+    },
     "panoptic:resnet50": {**_SMALL, "samples": 128, "proposals": 300},
 }
 BACKGROUND = "background"
@@ -98,10 +107,22 @@ def measure(held_out: Sequence[Case], card: ModelCard, path: Path) -> dict[str, 
     seconds = time.process_time() - started
     found = [_things(one.ids, one.labels) for one in told]
     truth = [_things(case.mask.data, case.mask.labels) for case in held_out]
-    return {
+    measured: dict[str, Any] = {
         "scores": scores(found, truth),
         "cpu_seconds_a_picture": round(seconds / len(held_out), 2),
     }
+    if isinstance(family, Clicks):
+        each = [
+            first_clicks(family, network, case.image, ids, card=card, device=CPU)
+            for case, ids in zip(held_out, truth, strict=True)
+        ]
+        ious = [iou for found_there in each for iou in found_there.values()]
+        measured["scores"]["first_click_iou"] = round(float(np.mean(ious)), 4)
+        measured["first_click_by_picture"] = {
+            case.name: round(float(np.mean(list(one.values()))), 3)
+            for case, one in zip(held_out, each, strict=True)
+        }
+    return measured
 
 
 def scores(
