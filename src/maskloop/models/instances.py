@@ -344,14 +344,19 @@ def view_of(data: npt.NDArray[np.float32], card: ModelCard, multiple: int, devic
     size = int(data.shape[1]), int(data.shape[2])
     seen = resized(torch.from_numpy(np.ascontiguousarray(data)), card)
     height, width = int(seen.shape[1]), int(seen.shape[2])
-    picture = functional.pad(seen, (0, -width % multiple, 0, -height % multiple))
+    picture = functional.pad(seen, _lacking(height, width, multiple))
     return View(picture[None].to(device.torch), (height, width), size)
+
+
+def _lacking(height: int, width: int, multiple: int) -> tuple[int, int, int, int]:
+    """Return what to pad to whole steps of the network: two or more, or norms see one value."""
+    down, across = (max(-n % multiple, 2 * multiple - n) for n in (height, width))
+    return 0, across, 0, down
 
 
 def padded(images: Tensor, ids: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
     """Return a batch padded at its far ends to whole steps of the network, unreviewed there."""
-    height, width = images.shape[-2:]
-    pads = (0, -width % multiple, 0, -height % multiple)
+    pads = _lacking(int(images.shape[-2]), int(images.shape[-1]), multiple)
     return functional.pad(images, pads), functional.pad(ids, pads, value=IGNORE)
 
 

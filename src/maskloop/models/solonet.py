@@ -146,7 +146,8 @@ class Solo(nn.Module):
             return across[columns].float().sigmoid() * down[rows].float().sigmoid()
         last = self.cell_masks[number]
         weight, bias = last.get_parameter("weight")[cells], last.get_parameter("bias")[cells]
-        return functional.conv2d(maps[0][None], weight, bias)[0].float().sigmoid()
+        # Maps come in half precision where the rest was computed in it; weights never do.
+        return functional.conv2d(maps[0][None].to(weight.dtype), weight, bias)[0].float().sigmoid()
 
     def whole(self, answers: Answers) -> list[Tensor]:
         """Return the logits of all masks, level by level: of cells, or of columns, then rows."""

@@ -186,10 +186,11 @@ class Deformable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(n, out, y, x)``."""
-        told = self.offsets(x)
+        # Where the rest is computed in half precision, this has no kernel for it.
+        told = self.offsets(x).to(self.weight.dtype)
         taps = told.shape[1] // 3
         found: Tensor = deform_conv2d(
-            x,
+            x.to(self.weight.dtype),
             told[:, : 2 * taps],
             self.weight,
             self.bias,
