@@ -23,6 +23,7 @@ from maskloop.models import adaptistargets as goals
 from maskloop.models.adaptisnet import AdaptIS, AtrousDecoder, Seen, ToyUNet, sampled_at
 from maskloop.models.adaptispicks import Drawn, Picking, drawn, on_image, picked
 from maskloop.models.base import Answer, Sight
+from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, names_of, view_of
 from maskloop.models.objects import Found
 from maskloop.models.posing import pose
@@ -124,6 +125,7 @@ class AdaptISFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
+        require_sound(card)
         told, variant = card.parameters, self.known(card.variant)
         norm = str(told.get("norm", "batch"))
         if norm not in NORMS:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from maskloop.core.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -156,8 +158,36 @@ class ShapedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has n
 
 
 def told(parameters: Mapping[str, Any], otherwise: Shapes) -> Shapes:  # Any: JSON
-    """Return the anchors that a card tells (``anchors``), else others."""
+    """Return the anchors that a card tells (``anchors``), else others.
+
+    Raises
+    ------
+    InputError
+        If they are not, level by level, pairs of numbers over 0.
+    """
     levels = parameters.get("anchors")
     if not levels:
         return otherwise
-    return tuple(tuple((float(w), float(h)) for w, h in level) for level in levels)
+    try:
+        found = tuple(tuple((float(w), float(h)) for w, h in level) for level in levels)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(level and min(map(min, level)) > 0 for level in found):
+        msg = (
+            "expected anchors level by level, the width and height over 0 of each, got "
+            f"{levels!r}; correct the card, or leave them out to have them fitted"
+        )
+        raise InputError(msg)
+    return found
+
+
+def as_many(shapes: Shapes, levels: int) -> Shapes:
+    """Return `shapes`; raise `InputError` unless so many levels have as many anchors each."""
+    counts = [len(level) for level in shapes]
+    if len(counts) != levels or len(set(counts)) != 1:
+        msg = (
+            f"expected anchors of {levels} levels, as many for each, got {counts}; correct the "
+            "card, or leave them out to have them fitted"
+        )
+        raise InputError(msg)
+    return shapes

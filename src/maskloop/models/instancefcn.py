@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from maskloop.core.errors import InputError
 from maskloop.models import anchors
 from maskloop.models import instancefcnproposals as windows
+from maskloop.models.bounds import require_sound
 from maskloop.models.instancefcnnet import FCIS, Read
 from maskloop.models.instancefcntargets import as_rois, head_loss, moved, wanted_of
 from maskloop.models.instancefcnvotes import voted
@@ -142,6 +143,7 @@ class InstanceFCNFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights."""
+        require_sound(card)
         variant, told = self.known(card.variant), card.parameters
         if variant == "proposals":
             return _window_network(card)
@@ -154,7 +156,7 @@ class InstanceFCNFamily(InstanceFamily):
             len(card.labels),
             step=step,
             features=int(told.get("features", 1024)),
-            anchors=anchors.told(told, anchors.usual([16], _SIZES[variant])),
+            anchors=anchors.as_many(anchors.told(told, anchors.usual([16], _SIZES[variant])), 1),
             proposals=int(told.get("proposals", 300)),
         )
         _fix(network.trunk, int(told.get("fixed", 0)))

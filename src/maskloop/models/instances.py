@@ -14,6 +14,7 @@ from torch.nn import functional
 from maskloop.core.errors import UnknownNameError, WeightsError
 from maskloop.models import base, objects
 from maskloop.models.base import IGNORE, Batch, Segmentation, Volume
+from maskloop.models.bounds import require_sound
 from maskloop.models.cards import ModelCard
 from maskloop.models.objects import Found, scale_to
 from maskloop.models.pasting import View
@@ -194,6 +195,7 @@ class InstanceFamily:
         """
         from maskloop.ops.device import ladder, run_ladder
 
+        require_sound(card)
         require_usable(image, card)
         posed = pose(image, _with_rule(card))
         shape = posed.data.shape[1:]
@@ -243,6 +245,7 @@ class InstanceFamily:
         A class map is split into connected objects first.
         """
         job.check()
+        require_sound(card)
         mask.require_on(image)
         require_usable(image, card)
         ids, categories, ignored = objects_of(mask, card)
@@ -255,6 +258,7 @@ class InstanceFamily:
 
     def patch(self, card: ModelCard) -> tuple[int, ...]:
         """Return the training patch on the resized picture; the card's, else 256 squared."""
+        require_sound(card)
         return tuple(card.parameters.get("patch", (256, 256)))
 
     def train_step(self, network: nn.Module, batch: Batch, *, card: ModelCard) -> Tensor:

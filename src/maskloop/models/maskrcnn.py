@@ -20,6 +20,7 @@ from torchvision.models.detection import MaskRCNN
 from maskloop.core.errors import InputError, UnknownNameError
 from maskloop.models import rcnn, rcnnnet
 from maskloop.models.base import load_strict
+from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.pasting import View, from_boxes
 from maskloop.ops.device import autocast
@@ -86,6 +87,7 @@ class MaskRCNNFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
+        require_sound(card)
         outputs = int(card.parameters.get("outputs", len(card.labels) + 1))
         if card.variant not in _BUILDERS:
             raise UnknownNameError.of("variant of maskrcnn", card.variant, list(_BUILDERS))

@@ -104,7 +104,10 @@ def pairs_of(card: ModelCard, key: str, usual: Sequence[Sequence[float]]) -> lis
     InputError
         If it has another number of rows, or a row is no range.
     """
-    rows = [[float(n) for n in row] for row in card.parameters.get(key, usual)]
+    try:
+        rows = [[float(n) for n in row] for row in card.parameters.get(key, usual)]
+    except (TypeError, ValueError):
+        rows = []
     if len(rows) != len(usual) or any(len(row) != 2 or row[0] >= row[1] for row in rows):
         msg = (
             f"expected {len(usual)} ranges [low, high] under {key!r} of {card.name!r}, "

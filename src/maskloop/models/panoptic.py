@@ -22,6 +22,7 @@ from maskloop.core.errors import InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.models import objects, rcnn, rcnnnet
 from maskloop.models.base import Segmentation
+from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets
 from maskloop.models.objects import Found
 from maskloop.models.pasting import View, from_boxes
@@ -149,6 +150,7 @@ class PanopticFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
+        require_sound(card)
         self.known(card.variant)
         things, stuff = _kinds(card)
         network = rcnnnet.on_pyramid(PanopticFPN, card, len(things) + 1)

@@ -18,6 +18,7 @@ from torchvision.ops import batched_nms
 
 from maskloop.core.errors import InputError
 from maskloop.models import rays
+from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.objects import Found
 from maskloop.models.onestage import focal, middles, pairs_of
@@ -129,6 +130,7 @@ class PolarMaskFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
+        require_sound(card)
         self.known(card.variant)
         return Polar(
             trunk_of(card),

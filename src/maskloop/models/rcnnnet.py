@@ -205,6 +205,7 @@ def _put_together(
     mask_side: int = 14,
 ) -> nn.Module:
     told = card.parameters
+    shapes = anchors.as_many(shapes, len(PYRAMID_STEPS) if isinstance(backbone, Pyramid) else 1)
     proposals = int(told.get("proposals", 1000))
     network = kind(
         backbone,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskloop.core.errors import InputError
+from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, listed, nothing
 from maskloop.models.onestage import focal, pairs_of
 from maskloop.models.pasting import View, from_maps
@@ -100,6 +101,7 @@ class SoloFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
+        require_sound(card)
         variant = self.known(card.variant)
         return Solo(
             trunk_of(card),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from maskloop.core.errors import InputError
 from maskloop.models import anchors
+from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, listed
 from maskloop.models.pasting import View, from_maps
 from maskloop.models.pyramid import trunk_of
@@ -93,6 +94,7 @@ class YolactFamily(InstanceFamily):
 
     def build(self, card: ModelCard) -> nn.Module:
         """Return the network with random weights; nothing is downloaded."""
+        require_sound(card)
         variant = self.known(card.variant)
         told = card.parameters
         shapes = _shapes(card)
