@@ -238,3 +238,15 @@ def test_shuffled_labels_are_not_learnt(tmp_path: Path) -> None:
     cases = [overfit.shuffled(overfit.picture(seed, 64)) for seed in (0, 1)]
     score, _ = overfit.learn_objects(FAMILY, overfit_card(), cases, tmp_path, steps=50)
     assert score < 0.40
+
+
+def test_stuff_named_as_a_thing_is_numbered_stays_stuff() -> None:
+    rows = [Label(1, "cell", is_thing=True), Label(2, "cell 1")]
+    card = FAMILY.card("resnet50", LabelTable(rows))
+    card = dataclasses.replace(card, parameters={**card.parameters, "least_stuff": 1})
+    left, right = (np.arange(8)[None].repeat(4, 0) // 4 == k for k in (0, 1))
+    whole = (slice(0, 4), slice(0, 8))
+    found = [Found(whole, left, 0.9, "cell"), Found(whole, right, 0.8, "cell 1")]
+    merged = merge(found, (4, 8), card)
+    assert merged.ids[0, 0] != merged.ids[0, 7]
+    assert [row.is_thing for row in merged.labels.values()] == [True, False]

@@ -258,7 +258,7 @@ def merge(found: Sequence[Found], shape: Sequence[int], card: ModelCard) -> Segm
     rows = list(settled.labels.values())
     free = settled.ids == 0
     for region in sorted((one for one in found if one.category in stuff), key=lambda r: -r.score):
-        known = next((row for row in rows if row.name == region.category), None)
+        known = next((r for r in rows if r.name == region.category and not r.is_thing), None)
         number = known.id if known else len(rows) + 1
         mine = region.region & free[region.box]
         ids[region.box][mine] = number
