@@ -98,7 +98,7 @@ def test_a_model_says_why_it_cannot_take_an_image(tmp_path: Path) -> None:
     flat = Image(np.zeros((4, 5)), Geometry.pixels((4, 5)))
     film = Image(np.zeros((2, 4, 5, 6)), Geometry.regular((4, 5, 6), (1, 1, 1)), has_time=True)
     assert "2D model" in catalogue.why_not("mine", flat)
-    assert "one frame" in catalogue.why_not("mine", film)
+    assert "got 2 frame(s)" in catalogue.why_not("mine", film)
     assert catalogue.why_not("mine", film.frame(0)) == ""
 
 

@@ -185,8 +185,12 @@ def test_a_volume_is_drawn_on_slice_by_slice() -> None:
 
 def test_a_point_outside_and_another_grid_are_refused(ready: Any) -> None:
     clicker, image = ready
-    for point in ((60, 3), (-1, 3), (3, 3, 3)):
-        with pytest.raises(InputError, match="inside the image"):
+    for point, words in (
+        ((60, 3), "inside the image"),
+        ((-1, 3), "inside the image"),
+        ((3, 3, 3), "a point y,x in"),
+    ):
+        with pytest.raises(InputError, match=words):
             clicker.click(empty(image), point)
     with pytest.raises(InputError):
         clicker.click(empty(picture(np.zeros((20, 20), np.uint8))), (3, 3))

@@ -205,7 +205,8 @@ def test_why_not_speaks_of_time_axes_channels() -> None:
     assert CARD.why_not(ndim=3) == ""
     assert flat.why_not(ndim=3) == ""
     assert flat.why_not(ndim=2, channels=4) == ""
-    assert "one frame" in CARD.why_not(ndim=3, frames=5)
+    assert "got 5 frame(s)" in CARD.why_not(ndim=3, frames=5)
+    assert "one frame" in CARD.why_not(ndim=3, frames=1)  # an axis it does not know
     assert "2D model" in CARD.why_not(ndim=2)
     assert "one channel" in CARD.why_not(ndim=3, channels=7)
     alone = dataclasses.replace(flat, parameters={"slices": False})

@@ -148,7 +148,7 @@ def why_not(model: str, image: Image) -> str:
     return find_card(model).why_not(
         ndim=image.geometry.ndim,
         channels=image.channels,
-        frames=image.frames + int(image.has_time),
+        frames=image.frames if image.has_time else 0,
         name=image.name,
     )
 

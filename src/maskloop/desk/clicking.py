@@ -217,10 +217,12 @@ class Clicker(Predictor):
         image = self._shown()
         shape = image.geometry.shape
         index = [int(np.floor(v + 0.5)) for v in point]
-        if len(index) != len(shape) or any(
-            not 0 <= i < n for i, n in zip(index, shape, strict=True)
-        ):
-            at = ",".join(f"{v:g}" for v in point)
+        at = ",".join(f"{v:g}" for v in point)
+        if len(index) != len(shape):
+            axes = "z,y,x" if len(shape) == 3 else "y,x"
+            msg = f"expected a point {axes} in an image of shape {shape}, got {at}; write it so"
+            raise InputError(msg)
+        if any(not 0 <= i < n for i, n in zip(index, shape, strict=True)):
             msg = f"expected a point inside the image of shape {shape}, got {at}; click inside it"
             raise InputError(msg)
         if len(shape) == 2:

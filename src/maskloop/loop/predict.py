@@ -218,7 +218,7 @@ class Predictor:
         why_not = card.why_not(
             ndim=image.geometry.ndim,
             channels=image.channels,
-            frames=image.frames + int(image.has_time),
+            frames=image.frames if image.has_time else 0,
             name=image.name,
         )
         if why_not:

@@ -257,16 +257,17 @@ class ModelCard:
         told = self.parameters.get("tile", self.parameters.get("patch", ()))
         return tuple(int(n) for n in told)
 
-    def why_not(self, *, ndim: int, channels: int = 1, frames: int = 1, name: str = "image") -> str:
+    def why_not(self, *, ndim: int, channels: int = 1, frames: int = 0, name: str = "image") -> str:
         """Return in words why the network cannot be shown such an image; empty if it can.
 
         A volume may go slice by slice into a 2D network (unless its family refuses: parameter
-        ``slices``); a picture may not go into a 3D one. RGB and grey are converted.
+        ``slices``); a picture may not go into a 3D one. RGB and grey are converted. `frames` is
+        the length of the time axis, 0 where there is none.
         """
         msg = ""
-        if frames > 1:
+        if frames:
             msg = (
-                f"expected one point in time for model {self.name!r}, got {frames} frames in "
+                f"expected one point in time for model {self.name!r}, got {frames} frame(s) in "
                 f"{name!r}; choose one frame"
             )
         elif ndim < self.ndim:

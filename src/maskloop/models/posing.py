@@ -67,7 +67,7 @@ def require_usable(image: Image, card: ModelCard) -> None:
         ndim=image.geometry.ndim,
         channels=image.channels,
         # A time axis of one frame still is an axis the network does not know.
-        frames=image.frames + int(image.has_time),
+        frames=image.frames if image.has_time else 0,
         name=image.name,
     )
     if words:
