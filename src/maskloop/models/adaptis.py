@@ -28,6 +28,7 @@ from maskloop.models.instances import InstanceFamily, Targets, names_of, view_of
 from maskloop.models.objects import Found
 from maskloop.models.posing import pose
 from maskloop.models.pyramid import NORMS, trunk_of
+from maskloop.ops.components import largest
 from maskloop.ops.device import autocast, ladder, run_ladder
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ class AdaptISFamily(InstanceFamily):
             if region is None:
                 continue
             box, chances = region
-            is_in = chances > rules.threshold
+            # An object is one piece: scraps elsewhere are of others.
+            is_in = largest(chances > rules.threshold)
             score = one.worth * float(chances[is_in].mean())
             category = _category(one, seen, names, rules.threshold)
             found.append(Found(box, is_in, score, category))
