@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import time
@@ -225,6 +226,23 @@ def _as_text(value: Any, indent: str = "", before: int = 0) -> str:  # Any: JSON
         first, last = "{}"
     body = ",\n".join(f"{deeper}{row}" for row in rows)
     return f"{first}\n{body}\n{indent}{last}"
+
+
+def parsed(doc: str, tasks: Sequence[str], models: Sequence[str]) -> argparse.Namespace:
+    """Return what the command line says, for as many threads as it says."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("task", choices=(*tasks, "table", "cards"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--family", default="all", choices=("all", *models))
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", action="store_true", help="measure what is trained, again")
+    parser.add_argument("--again", action="store_true", help="train on from what is there")
+    told = parser.parse_args()
+    torch.set_num_threads(told.threads)
+    return told
 
 
 def _show(name: str) -> Job:

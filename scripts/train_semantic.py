@@ -18,7 +18,6 @@ steps, seed and torch give the same weights on one machine.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
@@ -259,24 +258,13 @@ def ship(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=("em", "nuclei", "table", "cards"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--family", default="all", choices=("all", *NARROW))
-    parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--measure", action="store_true", help="measure what is trained, again")
-    parser.add_argument("--again", action="store_true", help="train on from what is there")
-    told = parser.parse_args()
+    told = runs.parsed(__doc__, ("em", "nuclei"), list(NARROW))
     if told.task == "table":
         print(table(told.folder))
         return
     if told.task == "cards":
         ship(told.folder)
         return
-    torch.set_num_threads(told.threads)
     task = (em if told.task == "em" else nuclei)(told.folder)
     for model in NARROW if told.family == "all" else (told.family,):
         where = _folder(told.out, task, model)

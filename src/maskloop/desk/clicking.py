@@ -305,9 +305,7 @@ class Clicker(Predictor):
                 author=self.card.name,
             )
             labels = labels.with_rows([row])
-        if labels[number].locked:
-            msg = f"expected an unlocked label, got {labels[number].name!r}; unlock it first"
-            raise InputError(msg)
+        _require_unlocked(labels[number])
         return labels, number
 
     def _removed(
@@ -322,10 +320,7 @@ class Clicker(Predictor):
         number = int(held[pixel])
         if not number:
             return _nothing(held, mask.labels, pixel, "nothing is painted there")
-        if mask.labels[number].locked:
-            name = mask.labels[number].name
-            msg = f"expected an unlocked label, got {name!r}; unlock it first"
-            raise InputError(msg)
+        _require_unlocked(mask.labels[number])
         whole = held == number
         if mask.labels[number].category is None:
             whole = components.piece_at(whole, pixel)
@@ -521,6 +516,12 @@ def first_clicks(
         return found.box, clicks.drawn(found.chances, found.threshold, local)
 
     return clicks.first_click_ious(ids, draw)
+
+
+def _require_unlocked(row: Label) -> None:
+    if row.locked:
+        msg = f"expected an unlocked label, got {row.name!r}; unlock it first"
+        raise InputError(msg)
 
 
 def _object_at(labels: LabelTable, number: int) -> int:

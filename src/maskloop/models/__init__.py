@@ -93,7 +93,7 @@ LISTED = {
         (2,),
         ("coco", "voc", "proposals"),
         ("instance",),
-        recipes=dict.fromkeys(("coco", "voc", "proposals"), ("paper",)),
+        recipes={**dict.fromkeys(("coco", "voc"), ("paper", "cpu")), "proposals": ("paper",)},
     ),
     "liver": Listed("Liver and liver tumour nets (KU Leuven)", (3,), ("lesions", "liver")),
     "maskrcnn": Listed(
@@ -126,7 +126,7 @@ LISTED = {
         (2,),
         ("resnet50",),
         ("instance",),
-        recipes={"resnet50": ("paper",)},
+        recipes={"resnet50": ("paper", "cpu")},
         limits=(
             "star-convex objects only: what 36 straight rays from an object's middle do not reach "
             "is lost, as are holes; crescents, rings and branches come out wrong",
@@ -158,7 +158,7 @@ LISTED = {
         (2,),
         ("resnet50", "decoupled"),
         ("instance",),
-        recipes=dict.fromkeys(("resnet50", "decoupled"), ("paper",)),
+        recipes=dict.fromkeys(("resnet50", "decoupled"), ("paper", "cpu")),
         limits=("two objects whose centres of mass share a cell of the grid are seen as one",),
     ),
     "torchsemantic": Listed(
@@ -180,7 +180,7 @@ LISTED = {
         ("resnet50", "resnet101", "resnet50-plus", "resnet101-plus"),
         ("instance",),
         recipes=dict.fromkeys(
-            ("resnet50", "resnet101", "resnet50-plus", "resnet101-plus"), ("paper",)
+            ("resnet50", "resnet101", "resnet50-plus", "resnet101-plus"), ("paper", "cpu")
         ),
     ),
 }

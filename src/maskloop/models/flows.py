@@ -28,6 +28,7 @@ from maskloop.models import base, objects
 from maskloop.models.base import Batch, Segmentation, Volume
 from maskloop.models.cards import ModelCard
 from maskloop.models.fields import Decoding, Targets, decode, targets
+from maskloop.models.instances import objects_of
 from maskloop.models.posing import fit_channels, require_usable
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class FlowsFamily:
         mask.require_on(image)
         _require_picture(image, card)
         data, _ = seen_by_network(image)
-        ids, categories, ignored = _objects_of(mask, card)
+        ids, categories, ignored = objects_of(mask, card)
         if ignored is not None:
             reviewed = ~ignored if reviewed is None else reviewed & ~ignored
         flat = data.shape[1:]
@@ -416,20 +417,6 @@ def _require_picture(image: Image, card: ModelCard) -> None:
         )
         raise InputError(msg)
     require_usable(image, card)
-
-
-def _objects_of(
-    mask: Mask, card: ModelCard
-) -> tuple[npt.NDArray[Any], dict[int, int], npt.NDArray[np.bool_] | None]:
-    """Return object ids, the class index of each, and where the loss must not look."""
-    lookup, ignored = base.class_indices(mask, card)
-    unseen = np.isin(mask.data, ignored) if ignored else None
-    if mask.labels.kind == "objects":
-        return mask.data, {i: 1 for i in mask.ids() if lookup[i]}, unseen
-    from maskloop.ops.components import label
-
-    ids, count = label(lookup[mask.data] == 1)
-    return ids, dict.fromkeys(range(1, count + 1), 1), unseen
 
 
 FAMILY = FlowsFamily()

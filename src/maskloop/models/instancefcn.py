@@ -23,7 +23,7 @@ from maskloop.models.bounds import require_sound
 from maskloop.models.instancefcnnet import FCIS, Read
 from maskloop.models.instancefcntargets import as_rois, head_loss, moved, wanted_of
 from maskloop.models.instancefcnvotes import voted
-from maskloop.models.instances import InstanceFamily, Targets, listed
+from maskloop.models.instances import InstanceFamily, Targets, cpu_recipe, listed
 from maskloop.models.pasting import from_boxes
 from maskloop.models.pyramid import trunk_of
 from maskloop.ops.device import autocast
@@ -112,7 +112,7 @@ class InstanceFCNFamily(InstanceFamily):
                 "most_covered": 0.5,
                 "patch": [512, 512],
                 "heads": ["cls_seg"],
-                "recipes": {"paper": _PAPER},
+                "recipes": {"paper": _PAPER, "cpu": cpu_recipe(step=8)},
             },
             sources=("Li et al., CVPR 2017",),
         )

@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms
 from maskloop.core.errors import InputError
 from maskloop.models import rays
 from maskloop.models.bounds import require_sound
-from maskloop.models.instances import InstanceFamily, Targets, listed
+from maskloop.models.instances import InstanceFamily, Targets, cpu_recipe, listed
 from maskloop.models.objects import Found
 from maskloop.models.onestage import focal, middles, pairs_of
 from maskloop.models.polarnet import STRIDES, Answers, Polar
@@ -122,7 +122,7 @@ class PolarMaskFamily(InstanceFamily):
                 "least_score": 0.3,
                 "heads": ["scores."],
                 "recipe": {"rate": 1e-3, "weight_decay": 1e-4},
-                "recipes": {"paper": _PAPER},
+                "recipes": {"paper": _PAPER, "cpu": cpu_recipe()},
             },
             limits=(_LIMIT, "objects under eight of the network's pixels across may be missed"),
             sources=("doi:10.1109/CVPR42600.2020.01221", "arXiv:1909.13226"),

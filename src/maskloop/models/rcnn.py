@@ -18,7 +18,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import roi_align
 
 from maskloop.models import anchors
-from maskloop.models.instances import Targets, is_unseen, nothing
+from maskloop.models.instances import Targets, cpu_recipe, is_unseen, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,19 +42,7 @@ RECIPES = {
         "weight_decay": 1e-4,
         "batch": 16,
     },
-    # What two cores train in an hour, and predict with in a second.
-    "cpu": {
-        "steps": 1500,
-        "rate": 1e-3,
-        "batch": 4,
-        "parameters": {
-            "backbone": "resnet18",
-            "width": 0.5,
-            "features": 64,
-            "proposals": 300,
-            "patch": [256, 256],
-        },
-    },
+    "cpu": cpu_recipe(proposals=300),
 }
 """Ways to train beside ours, which is the loop's own."""
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from maskloop.core.errors import InputError
 from maskloop.models.bounds import require_sound
-from maskloop.models.instances import InstanceFamily, Targets, listed, nothing
+from maskloop.models.instances import InstanceFamily, Targets, cpu_recipe, listed, nothing
 from maskloop.models.onestage import focal, pairs_of
 from maskloop.models.pasting import View, from_maps
 from maskloop.models.pyramid import trunk_of
@@ -90,7 +90,7 @@ class SoloFamily(InstanceFamily):
                 "least_score": 0.3,
                 "heads": ["scores."],
                 "recipe": {"rate": 1e-3, "weight_decay": 1e-4},
-                "recipes": {"paper": _PAPER},
+                "recipes": {"paper": _PAPER, "cpu": cpu_recipe()},
             },
             limits=(
                 "two objects whose centres of mass share a cell of the grid are seen as one",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from maskloop.core.errors import InputError
 from maskloop.models import anchors
 from maskloop.models.bounds import require_sound
-from maskloop.models.instances import InstanceFamily, Targets, listed
+from maskloop.models.instances import InstanceFamily, Targets, cpu_recipe, listed
 from maskloop.models.pasting import View, from_maps
 from maskloop.models.pyramid import trunk_of
 from maskloop.models.yolactboxes import STEPS, Shapes, decoded, fast_nms, papers, priors
@@ -86,7 +86,7 @@ class YolactFamily(InstanceFamily):
             {
                 "patch": [512, 512],
                 "heads": ["head.classes", "semantic", "rescoring.layers.10"],
-                "recipes": {"paper": {**_PAPER, "parameters": paper}},
+                "recipes": {"paper": {**_PAPER, "parameters": paper}, "cpu": cpu_recipe()},
             },
             limits=("Outlines are as coarse as its prototypes, of one cell for 4 x 4 pixels.",),
             sources=("arXiv:1904.02689", "arXiv:1912.06218"),
