@@ -45,6 +45,7 @@ def clicks(bright: None, window: Any, settle: Any) -> tuple[Any, Any, Any]:
     data, options, _ = layers.image_layers(image, name="cells")[0]
     viewer.add_image(data, **options)
     bar = panel.correct.click
+    bar.model.setCurrentText("bright")
     bar.on.click()
     settle(panel)
     assert bar.is_ready
@@ -122,6 +123,7 @@ def test_shift_takes_away_and_the_next_click_sees_what_a_hand_did(clicks: Any) -
     assert not bar.on.isChecked()  # the eraser has the mouse
     layer.brush_size = 5
     layer.paint((45, 58), 0)
+    bar.model.setCurrentText("bright")
     bar.on.click()
     QApplication.processEvents()
     erased = layer.data == 0
@@ -209,6 +211,7 @@ def test_a_turned_volume_is_drawn_on_the_slice_that_is_shown(
     order = viewer.dims.order
     viewer.dims.set_current_step(order[0], round(shown[order[0]]))
     bar = panel.correct.click
+    bar.model.setCurrentText("bright")
     bar.on.click()
     settle(panel)
     bar.click_at(tuple(layer.data_to_world(shown)))
