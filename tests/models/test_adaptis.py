@@ -479,7 +479,7 @@ def test_of_a_large_picture_the_part_round_the_point_is_seen() -> None:
 
 @pytest.fixture(params=["toy", "resnet50"])
 def learner(request: pytest.FixtureRequest) -> ModelCard:
-    told = {"width": 0.5, "features": 16, "head_window": 0, "reach": 42}
+    told = {"width": 0.5, "features": 32, "head_window": 0, "reach": 42}
     if request.param == "resnet50":
         told = {"width": 0.5, "features": 32, "backbone": "resnet18", "enlarge": 2.0}
         told |= {"head_window": 0, "reach": 84, "normalise": "zscore"}
