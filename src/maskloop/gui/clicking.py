@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from maskloop.gui.pickers import true_points
 from maskloop.gui.section import beside, tipped, words
 from maskloop.gui.tips import TIPS
 
+_Key = tuple[str, weakref.ref[Any]]  # a model's name and the image layer; Any: napari is untyped
 EACH, SELECTED = "an object each", "the selected label"
 _STILL = 3.0  # pixels of the screen: a mouse that moves less has clicked and not dragged
 
@@ -46,8 +48,8 @@ class ClickBar(QWidget):
         super().__init__()
         self._host = host
         self._clicker: Any = None  # Any: a Clicker; its type would import the desk
-        self._key: tuple[str, int] | None = None  # which model is ready for which image
-        self._asked: tuple[str, int] | None = None  # which model was last asked to be
+        self._key: _Key | None = None  # which model is ready for which image
+        self._asked: _Key | None = None  # which model was last asked to be
         self._layer: Any = None  # Any: the Labels layer whose mode is listened to
         self._is_taking = False
         self.model = tipped(slim(QComboBox()), TIPS["click_model"])
@@ -193,9 +195,9 @@ class ClickBar(QWidget):
         others = [layers.bare(x) for x in self._host.viewer.layers]
         return parents.image_behind(layer, others)
 
-    def _wanted_key(self) -> tuple[str, int] | None:
+    def _wanted_key(self) -> _Key | None:
         image = self._image()
-        return None if image is None else (self.model.currentText(), id(image))
+        return None if image is None else (self.model.currentText(), weakref.ref(image))
 
     def _make_ready(self) -> None:
         """Load the model and let it see what is shown, beside the window."""

@@ -24,9 +24,8 @@ from maskloop.models.adaptisnet import AdaptIS, AtrousDecoder, Seen, ToyUNet, sa
 from maskloop.models.adaptispicks import Drawn, Picking, drawn, on_image, picked
 from maskloop.models.base import Answer, Sight
 from maskloop.models.bounds import require_sound
-from maskloop.models.instances import InstanceFamily, Targets, names_of, view_of
+from maskloop.models.instances import InstanceFamily, Targets, names_of, posed_for, view_of
 from maskloop.models.objects import Found
-from maskloop.models.posing import pose
 from maskloop.models.pyramid import NORMS, trunk_of
 from maskloop.ops.components import largest
 from maskloop.ops.device import autocast, ladder, run_ladder
@@ -253,7 +252,7 @@ class AdaptISFamily(InstanceFamily):
         near: tuple[int, int] | None = None,
     ) -> Sight:
         """Return what of the image does not depend on a point; see `Clicks.look`."""
-        posed = pose(image, card)
+        posed = posed_for(image, card)
         shape = posed.data.shape[1:]
         side = int(card.parameters.get("window", 1024)) or max(shape)
         tile = tuple(min(side, n) for n in shape)

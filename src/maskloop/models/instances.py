@@ -18,7 +18,7 @@ from maskloop.models.bounds import require_sound
 from maskloop.models.cards import ModelCard
 from maskloop.models.objects import Found, scale_to
 from maskloop.models.pasting import View
-from maskloop.models.posing import pose, require_usable
+from maskloop.models.posing import Pose, pose, require_usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -206,7 +206,7 @@ class InstanceFamily:
 
         require_sound(card)
         require_usable(image, card)
-        posed = pose(image, _with_rule(card))
+        posed = posed_for(image, card)
         shape = posed.data.shape[1:]
         told = _window(card)
         side = told or max(shape)
@@ -260,7 +260,7 @@ class InstanceFamily:
         ids, categories, ignored = objects_of(mask, card)
         if ignored is not None:
             reviewed = ~ignored if reviewed is None else reviewed & ~ignored
-        data = resized(torch.from_numpy(pose(image, _with_rule(card)).data), card).numpy()
+        data = resized(torch.from_numpy(posed_for(image, card).data), card).numpy()
         size = data.shape[1:]
         seen = None if reviewed is None else _nearest(reviewed, size)
         return [Volume(data, _nearest(ids, size), seen, categories)]
@@ -295,11 +295,10 @@ def _window(card: ModelCard) -> int:
     return int(told.get("window", 0 if told.get("shortest") or told.get("squashed") else 1024))
 
 
-def _with_rule(card: ModelCard) -> ModelCard:
-    """Return the card with a rule of normalisation: ImageNet's where it is silent."""
-    if "normalise" in card.parameters:
-        return card
-    return replace(card, parameters={**card.parameters, "normalise": "imagenet"})
+def posed_for(image: Image, card: ModelCard) -> Pose:
+    """Return `image` as `pose` does; normalised by ImageNet's rule where the card is silent."""
+    told = {"normalise": "imagenet", **card.parameters}
+    return pose(image, replace(card, parameters=told))
 
 
 def names_of(card: ModelCard) -> dict[int, str]:

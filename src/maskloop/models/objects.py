@@ -184,8 +184,9 @@ def joined(tiles: Sequence[tuple[Box, Sequence[Found]]], *, least_iou: float = 0
         From 0 to 1.
     """
     boxes = [box for box, _ in tiles]
+    whole = hull(boxes) if boxes else ()
     listed = [
-        [_moved(one, box) for one in found if not _is_better_seen(one, box, boxes)]
+        [_moved(one, box) for one in found if not _is_better_seen(one, box, boxes, whole)]
         for box, found in tiles
     ]
     nodes = [(t, i) for t, mine in enumerate(listed) for i in range(len(mine))]
@@ -214,10 +215,9 @@ def _moved(one: Found, box: Box) -> Found:
     return replace(one, box=shifted(one.box, (part.start for part in box)))
 
 
-def _is_better_seen(one: Found, tile: Box, tiles: Sequence[Box]) -> bool:
+def _is_better_seen(one: Found, tile: Box, tiles: Sequence[Box], whole: Box) -> bool:
     """Whether an edge of its tile cuts an object that another tile sees whole."""
     box = shifted(one.box, (part.start for part in tile))
-    whole = hull(tiles)
 
     def is_cut(by: Box) -> bool:
         return any(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,32 @@ if TYPE_CHECKING:
 
 PRIOR = 0.01
 """How likely a network that has learnt nothing should think an object is at any one place."""
+
+
+def paper_recipe(shortest: int, longest: int, patch: Sequence[int]) -> dict[str, Any]:  # Any: JSON
+    """Return how SOLO and PolarMask were trained: sixteen pictures at a time, 12 rounds of COCO.
+
+    Parameters
+    ----------
+    shortest, longest : int
+        Sides of the picture, in pixels.
+    patch : sequence of int
+        Rows and columns, in whole steps of the network.
+    """
+    return {
+        "optimiser": "sgd",
+        "rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch": 16,
+        "steps": 88_700,
+        "parameters": {
+            "shortest": shortest,
+            "longest": longest,
+            "patch": list(patch),
+            "augmentation": ["mirror_x"],
+        },
+    }
 
 
 def tower(channels: int, features: int, depth: int) -> nn.Sequential:

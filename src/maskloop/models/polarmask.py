@@ -17,11 +17,11 @@ from torch.nn import functional
 from torchvision.ops import batched_nms
 
 from maskloop.core.errors import InputError
-from maskloop.models import rays
+from maskloop.models import LISTED, rays
 from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, cpu_recipe, listed
 from maskloop.models.objects import Found
-from maskloop.models.onestage import focal, middles, pairs_of
+from maskloop.models.onestage import focal, middles, pairs_of, paper_recipe
 from maskloop.models.polarnet import STRIDES, Answers, Polar
 from maskloop.models.pyramid import trunk_of
 from maskloop.ops.device import autocast
@@ -46,24 +46,7 @@ _HELD = 0.9  # an object of which rays keep less is not star-convex enough
 _BENT = 0.25  # an object of less centerness: its longest ray is over 16 times its shortest
 _HIGHEST = 1.5  # of a certain class at a perfect centre
 _A_LEVEL = 1000  # points that go on to NMS
-_LIMIT = (
-    "star-convex objects only: what 36 straight rays from an object's middle do not reach is lost, "
-    "as are holes; crescents, rings and branches come out wrong"
-)
-_PAPER = {
-    "optimiser": "sgd",
-    "rate": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "batch": 16,
-    "steps": 88_700,
-    "parameters": {
-        "shortest": 768,
-        "longest": 1280,
-        "patch": [768, 1280],
-        "augmentation": ["mirror_x"],
-    },
-}
+_PAPER = paper_recipe(768, 1280, (768, 1280))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +107,10 @@ class PolarMaskFamily(InstanceFamily):
                 "recipe": {"rate": 1e-3, "weight_decay": 1e-4},
                 "recipes": {"paper": _PAPER, "cpu": cpu_recipe()},
             },
-            limits=(_LIMIT, "objects under eight of the network's pixels across may be missed"),
+            limits=(
+                *LISTED[self.name].limits,
+                "objects under eight of the network's pixels across may be missed",
+            ),
             sources=("doi:10.1109/CVPR42600.2020.01221", "arXiv:1909.13226"),
         )
 

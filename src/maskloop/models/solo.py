@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskloop.core.errors import InputError
+from maskloop.models import LISTED
 from maskloop.models.bounds import require_sound
 from maskloop.models.instances import InstanceFamily, Targets, cpu_recipe, listed, nothing
-from maskloop.models.onestage import focal, pairs_of
+from maskloop.models.onestage import focal, pairs_of, paper_recipe
 from maskloop.models.pasting import View, from_maps
 from maskloop.models.pyramid import trunk_of
 from maskloop.models.solonet import GRIDS, STRIDES, Answers, Solo
@@ -41,21 +42,7 @@ _SCALES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 _MASK_WEIGHT = 3.0
 _CANDIDATES = 500
 _PAPER_PATCH = [800, 1344]
-# The paper's: sixteen pictures at a time, 12 rounds of COCO.
-_PAPER = {
-    "optimiser": "sgd",
-    "rate": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "batch": 16,
-    "steps": 88_700,
-    "parameters": {
-        "shortest": 800,
-        "longest": 1333,
-        "patch": _PAPER_PATCH,
-        "augmentation": ["mirror_x"],
-    },
-}
+_PAPER = paper_recipe(800, 1333, _PAPER_PATCH)
 
 
 class SoloFamily(InstanceFamily):
@@ -93,7 +80,7 @@ class SoloFamily(InstanceFamily):
                 "recipes": {"paper": _PAPER, "cpu": cpu_recipe()},
             },
             limits=(
-                "two objects whose centres of mass share a cell of the grid are seen as one",
+                *LISTED[self.name].limits,
                 "detail finer than a quarter of the network's pixels is lost",
             ),
             sources=("doi:10.1007/978-3-030-58523-5_38", "arXiv:2003.10152"),
