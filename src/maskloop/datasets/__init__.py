@@ -1,0 +1,53 @@
+"""The shelf of dataset formats: one line each; nothing is imported until asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskloop.core.errors import FormatError
+from maskloop.core.registry import Registry
+from maskloop.formats.base import missing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from maskloop.datasets.base import DatasetFormat
+
+# In the order in which they are asked whether a folder is theirs: the surest first.
+DATASETS = Registry(
+    "dataset format",
+    "maskloop.datasets",
+    {
+        "indexed": "maskloop.datasets.indexed:FORMAT",
+    },
+)
+
+
+def get(name: str) -> DatasetFormat:
+    """Import and return the dataset format called `name`; see `Registry.get` for the errors."""
+    found: DatasetFormat = DATASETS.get(name)
+    return found
+
+
+def format_of(path: Path) -> DatasetFormat:
+    """Return the first dataset format that knows a file or folder.
+
+    Raises
+    ------
+    MissingFileError
+        If nothing is there.
+    FormatError
+        If no format knows it; the message lists those that can be named.
+    """
+    if not path.exists():
+        raise missing(path, "a dataset")
+    for name in DATASETS:
+        found = get(name)
+        if found.open is not None and found.sniff(path):
+            return found
+    known = ", ".join(name for name in DATASETS if get(name).open is not None)
+    msg = (
+        f"expected a dataset of a known format, got {path.name!r}, which none knows; name its "
+        f"format with --from ({known}), or write a profile for it"
+    )
+    raise FormatError(msg)

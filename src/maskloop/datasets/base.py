@@ -1,0 +1,392 @@
+"""What a dataset format can do, what it loses, and how a written one is proved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.errors import InputError
+from maskloop.core.image import stem_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from maskloop.core.dataset import Dataset, Item, Sample
+    from maskloop.core.geometry import Box
+    from maskloop.core.image import Image
+    from maskloop.core.job import Job
+    from maskloop.core.labels import Label, LabelTable
+
+Images = Literal["copy", "link", "none"]
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person decided about reading or writing a dataset.
+
+    Parameters
+    ----------
+    profile : Path, optional
+        A profile of one's own for a folder of masks.
+    images : {"copy", "link", "none"}
+        Whether the written dataset holds the pictures, hard links to them, or only names them.
+    outline : {"rle", "polygon"}
+        How COCO holds a region: run lengths, or polygons along the pixels' edges.
+    axis : int
+        Array axis along which volumes are cut into slices.
+    window : tuple of float, optional
+        Values that become black and white in slices; the range of each volume where left out.
+    bits : {8, 16}
+        Depth of slices.
+    empty : {"all", "between", "none"}
+        Which slices without labels are written: all, those between labelled ones, or none.
+    maps : bool
+        Whether drafts, reviewed voxels and authors are written too, where the dataset has them.
+    repair : bool
+        Whether what can be repaired without doubt (repeated ids, say) is, instead of refused.
+    """
+
+    profile: Path | None = None
+    images: Images = "copy"
+    outline: Literal["rle", "polygon"] = "rle"
+    axis: int = 0
+    window: tuple[float, float] | None = None
+    bits: Literal[8, 16] = 8
+    empty: Literal["all", "between", "none"] = "between"
+    maps: bool = False
+    repair: bool = False
+
+    @property
+    def made(self) -> frozenset[str]:
+        """Names of the options that are not the default."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a format cannot hold, in words: "3 objects lose their holes".
+
+    Parameters
+    ----------
+    noun : str
+        Singular; ``s`` makes the plural.
+    one, many : str
+        The verb and the rest, for one and for several.
+    """
+
+    noun: str
+    one: str
+    many: str
+
+    def words(self, count: int) -> str:
+        """Return the sentence for `count` of them."""
+        if count == 1:
+            return f"1 {self.noun} {self.one}"
+        return f"{count:,} {self.noun}s {self.many}"
+
+
+HOLES = Loss("object", "loses its holes", "lose their holes")
+PARTS = Loss("object", "loses parts", "lose parts")
+DROPPED = Loss("object", "is dropped", "are dropped")
+COVERED = Loss("object", "loses pixels to others that lie over it", "lose pixels to others over it")
+MERGED = Loss("object", "is merged into its class", "are merged into their class")
+PLACE = Loss("image", "loses its place in the world (mm)", "lose their place in the world (mm)")
+EMPTY = Loss("image", "without objects is left out", "without objects are left out")
+SCORES = Loss("object", "loses its score", "lose their scores")
+CROWDS = Loss("crowd", "becomes a plain object", "become plain objects")
+RESHAPED = Loss("object", "changes by pixels at its edge", "change by pixels at their edges")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A sample as a format can hold it, just as it must read back, and what is lost."""
+
+    sample: Sample
+    losses: Mapping[Loss, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a dataset.
+
+    Parameters
+    ----------
+    code : str
+        Short and stable, such as ``"S4"``.
+    words : str
+        What was expected and what came.
+    cure : str
+        What to do.
+    where : str
+        Item, file or annotation; empty where it is the whole.
+    severity : {"error", "warning"}
+    """
+
+    code: str
+    words: str
+    cure: str
+    where: str = ""
+    severity: Severity = "error"
+
+
+class OpenDataset(Protocol):
+    """List what lies at a path; read no mask and no pixel."""
+
+    def __call__(self, path: Path, *, options: Options, job: Job) -> Dataset:
+        """Return the dataset."""
+        ...
+
+
+class Hold(Protocol):
+    """Return a sample as the format can hold it and what is lost.
+
+    Raises an `InputError` for what the format cannot hold at all, such as a volume in YOLO.
+    """
+
+    def __call__(self, sample: Sample, dataset: Dataset, *, options: Options) -> Held:
+        """Return what reads back."""
+        ...
+
+
+class WriteDataset(Protocol):
+    """Write all samples, which `Hold` has seen, into an empty folder.
+
+    `dataset.items` carry the splits; samples come in their order and are read only once.
+    """
+
+    def __call__(
+        self,
+        dataset: Dataset,
+        samples: Iterable[Sample],
+        folder: Path,
+        *,
+        options: Options,
+        job: Job,
+    ) -> None:
+        """Write every file, pictures too where `options.images` says so (see `place_image`)."""
+        ...  # fmt: skip
+
+
+class CheckDataset(Protocol):
+    """Find what is wrong with the files of a dataset."""
+
+    def __call__(self, path: Path, *, options: Options, job: Job) -> Iterator[Problem]:
+        """Yield the problems."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFormat:
+    """One dataset format; what is None it cannot do.
+
+    Parameters
+    ----------
+    name, title : str
+        Key on the shelf, words for people.
+    sniff : callable
+        Whether a file or folder is of this format, by names and first bytes only.
+    open : callable, optional
+        Lists it; the reading of items hangs on the `Dataset`.
+    hold, write : callable, optional
+        Both or none.
+    check : callable, optional
+        What `maskloop validate` asks beside opening and reading all.
+    dims : frozenset of int
+        Spatial axes that it can hold.
+    options : frozenset of str
+        The fields of `Options` that it heeds.
+    layout : str
+        One line: where files lie.
+    proof : str
+        ``"real data"`` or ``"synthetic data only"``.
+    """
+
+    name: str
+    title: str
+    sniff: Any  # Any: callable[[Path], bool]; mypy reads a callable field as a method
+    open: OpenDataset | None = None
+    hold: Hold | None = None
+    write: WriteDataset | None = None
+    check: CheckDataset | None = None
+    dims: frozenset[int] = frozenset({2})
+    options: frozenset[str] = frozenset()
+    layout: str = ""
+    proof: str = "synthetic data only"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """One object, or one class, of a sample: its row, its box, and what it fills of the box."""
+
+    label: Label
+    box: Box
+    region: npt.NDArray[np.bool_]
+
+    @property
+    def area(self) -> int:
+        """Number of voxels."""
+        return int(np.count_nonzero(self.region))
+
+
+def regions(sample: Sample) -> Iterator[Region]:
+    """Yield what each id of a sample fills, mask by mask, ascending by id; none is empty."""
+    from scipy import ndimage
+
+    for mask in sample.masks:
+        ids = mask.ids()
+        if not ids:
+            continue
+        # Numbered from 1 without gaps: one pass, however large the ids are.
+        if ids[-1] <= 4 * len(ids) + 1024:
+            numbers, boxes = mask.data, ndimage.find_objects(mask.data, max_label=ids[-1])
+            found = [(i, i, boxes[i - 1]) for i in ids]
+        else:
+            numbers = np.searchsorted(np.concatenate(([0], ids)), mask.data)
+            boxes = ndimage.find_objects(numbers, max_label=len(ids))
+            found = [(i, n, boxes[n - 1]) for n, i in enumerate(ids, start=1)]
+        labels = mask.labels.covering(ids)
+        for number, stored, box in found:
+            yield Region(labels[number], box, numbers[box] == stored)
+
+
+def class_of(label: Label) -> str:
+    """Return the name of the class that a row belongs to, or is."""
+    return label.category or label.name
+
+
+def class_ids(scheme: LabelTable) -> dict[str, int]:
+    """Return the scheme as ``{class name: id}``."""
+    return {row.name: row.id for row in scheme.values()}
+
+
+def difference(meant: Sample, found: Sample) -> str:
+    """Return how two samples differ, in words; empty where they hold the same regions.
+
+    Ids need not agree: every region must be there once, of the same class, voxel by voxel; and the
+    grids must match where both are in mm.
+    """
+    one, other = meant.masks[0], found.masks[0]
+    if one.data.shape != other.data.shape:
+        return f"shape {other.data.shape} for {one.data.shape}"
+    if one.geometry.unit == "mm" and other.geometry.unit == "mm":
+        words = one.geometry.difference(other.geometry)
+        if words:
+            return words
+    if len(meant.masks) == len(found.masks) == 1 and np.array_equal(one.data, other.data):
+        rows = [m.labels.covering(m.ids()) for m in (one, other)]
+        if all(class_of(rows[0][i]) == class_of(rows[1][i]) for i in one.ids()):
+            return ""
+    want, got = Counter(map(_print, regions(meant))), Counter(map(_print, regions(found)))
+    if want == got:
+        return ""
+    missing, extra = want - got, got - want
+    first = next(iter(missing or extra))
+    where = "x".join(f"{a}:{b}" for a, b in first[1])
+    return (
+        f"{missing.total()} region(s) missing and {extra.total()} not meant, the first of class "
+        f"{first[0]!r} in box {where}"
+    )
+
+
+def _print(one: Region) -> tuple[str, tuple[tuple[int, int], ...], bytes]:
+    box = tuple((part.start, part.stop) for part in one.box)
+    return class_of(one.label), box, hashlib.sha256(np.packbits(one.region).tobytes()).digest()
+
+
+def safe_name(name: str) -> str:
+    """Return an item's name as a relative path without dots in its parts.
+
+    Tools cut names at the first dot, and DICOM identifiers are all dots.
+
+    Raises
+    ------
+    InputError
+        If the name leads out of the folder.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or any(part in ("..", "/") or part.endswith(":") for part in parts):
+        msg = f"expected a name inside the dataset, got {name!r}; rename the item"
+        raise InputError(msg)
+    return "/".join(part.replace(".", "_").strip() or "_" for part in parts)
+
+
+def inside(root: Path, name: object) -> Path:
+    """Return the path of a file that a dataset names, which must lie inside `root`.
+
+    Raises
+    ------
+    InputError
+        If the name is no text, absolute, or leads out with ``..``.
+    """
+    text = str(name).replace("\\", "/")
+    pure = PurePosixPath(text)
+    is_drive = len(text) > 1 and text[1] == ":"
+    if (
+        not isinstance(name, str)
+        or not text
+        or pure.is_absolute()
+        or is_drive
+        or ".." in pure.parts
+    ):
+        msg = (
+            f"expected a file name relative to {root.name}/, got {name!r}; correct the entry: "
+            "nothing outside the dataset is read"
+        )
+        raise InputError(msg)
+    return root.joinpath(*pure.parts)
+
+
+def place_image(item: Item, target: Path, *, options: Options) -> Path | None:
+    """Put an item's own picture file at `target` plus its suffix, as `options.images` says.
+
+    Returns
+    -------
+    Path or None
+        Where it lies now; None where nothing was to be put there or the item has no single file.
+    """
+    if options.images == "none" or item.image is None or not item.image.is_file():
+        return None
+    suffix = item.image.name[len(stem_of(item.image)) :]
+    path = target.with_name(target.name + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if options.images == "link":
+        try:
+            os.link(os.path.realpath(item.image), path)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(item.image, path)
+    else:
+        shutil.copyfile(item.image, path)
+    return path
+
+
+def read_image(item: Item, job: Job) -> Image:
+    """Return an item's pixels.
+
+    Raises
+    ------
+    InputError
+        If the dataset has none at hand.
+    """
+    from maskloop import formats
+    from maskloop.formats.base import Choices, reading
+
+    if item.image is None:
+        msg = f"expected the picture of {item.name!r}, got none at hand; put it into the dataset"
+        raise InputError(msg)
+    known = formats.by_suffix(item.image)
+    chosen = formats.get("dicom" if item.image.is_dir() or known is None else known[0])
+    if chosen.read_image is None:
+        msg = f"expected a picture for {item.name!r}, got {item.image.name}; correct the dataset"
+        raise InputError(msg)
+    with reading(item.image):
+        return chosen.read_image(item.image, choices=Choices(), job=job)

@@ -1,0 +1,411 @@
+"""Open a dataset, and write one in another format: told before, proved after."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskloop import datasets
+from maskloop.core.errors import InputError, StorageError, VerificationError
+from maskloop.core.files import sha256_of
+from maskloop.core.job import Job
+from maskloop.datasets.base import (
+    DatasetFormat,
+    Held,
+    Loss,
+    Options,
+    difference,
+    safe_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from maskloop.core.dataset import Dataset, Item, Sample
+
+__all__ = ["Conversion", "DatasetReceipt", "Options", "convert_dataset", "open_dataset", "plan"]
+
+RECEIPT = "receipt.json"
+
+
+def open_dataset(
+    path: Path | str,
+    *,
+    format: str | None = None,
+    options: Options | None = None,
+    job: Job | None = None,
+) -> Dataset:
+    """List a dataset's items without reading masks or pixels.
+
+    Parameters
+    ----------
+    path : Path or str
+        Folder or file.
+    format : str, optional
+        Name of its format (see `list_formats`); found out where left out.
+    options : Options, optional
+        A profile of one's own, repairs.
+    job : Job, optional
+        Progress and cancel; told what `Dataset.notices` say.
+
+    Raises
+    ------
+    MissingFileError, FormatError
+        If nothing is there, or no format knows it.
+    UnknownNameError
+        If the named format is not known.
+    """
+    path, options, job = Path(path), options or Options(), job or Job()
+    chosen = datasets.get(format) if format is not None else datasets.format_of(path)
+    if chosen.open is None:
+        msg = f"expected a format that can be read, got {chosen.name!r}; it can be written only"
+        raise InputError(msg)
+    if not path.exists():
+        from maskloop.formats.base import missing
+
+        raise missing(path, "a dataset")
+    found = chosen.open(path, options=options, job=job)
+    names = Counter(item.name for item in found.items)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        msg = f"expected each item's name once, got {twice[0]!r} {names[twice[0]]} times"
+        raise InputError(f"{msg}; rename one of them")
+    for notice in found.notices:
+        job.say(notice)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReceipt:
+    """Proof that a dataset was opened again and holds what was meant.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the written dataset.
+    format, source : str
+        Name of its format; name of what it was made from.
+    items, objects : int
+        How many items, and how many regions (objects, or classes of an item).
+    losses : tuple of str
+        What the format could not hold, in words.
+    sha256 : dict of str to str
+        Relative POSIX path -> hash of every file.
+    written : str
+        ISO time, UTC.
+    verdict : str
+        ``"PASS"``: what does not read back as meant is not put in place.
+    """
+
+    path: Path
+    format: str
+    source: str
+    items: int
+    objects: int
+    losses: tuple[str, ...]
+    sha256: dict[str, str] = field(repr=False)
+    written: str = ""
+    verdict: str = "PASS"
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON values
+        """Return the receipt as JSON-ready values."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "source": self.source,
+            "items": self.items,
+            "objects": self.objects,
+            "losses": list(self.losses),
+            "sha256": self.sha256,
+            "written": self.written,
+            "verdict": self.verdict,
+        }
+
+    def to_text(self) -> str:
+        """Return the receipt in lines for people."""
+        lines = [
+            f"{self.verdict}  {self.path}  ({self.format}; {self.items:,} items, "
+            f"{self.objects:,} regions, all read back and compared)"
+        ]
+        return "\n".join(lines + [f"  lost     {loss}" for loss in self.losses])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conversion:
+    """A dataset about to be written: what is lost is known, nothing is on disk yet.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    target : DatasetFormat
+    options : Options
+    losses : tuple of str
+        "12 objects lose their holes", in falling order.
+    refused : mapping of str to str
+        Items that the format cannot hold at all, and why.
+    """
+
+    dataset: Dataset
+    target: DatasetFormat
+    options: Options
+    losses: tuple[str, ...]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def write(
+        self, out: Path | str, *, overwrite: bool = False, job: Job | None = None
+    ) -> DatasetReceipt:
+        """Write the dataset aside, open it again, compare every mask, and only then put it there.
+
+        Parameters
+        ----------
+        out : Path or str
+            Folder, made here.
+        overwrite : bool
+            Whether a dataset that is there already is replaced; what is no dataset never is.
+        job : Job, optional
+            Progress and cancel; cancelling leaves everything as it was.
+
+        Raises
+        ------
+        StorageError
+            If the place is taken, or the disk refuses.
+        VerificationError
+            If it does not read back as meant.
+        """
+        job, out = job or Job(), Path(out)
+        _require_free(out, overwrite=overwrite)
+        aside = Path(tempfile.mkdtemp(prefix=".maskloop-", dir=out.resolve().parent))
+        try:
+            made = aside / "set"
+            made.mkdir()
+            self._fill(made, job)
+            objects = self._prove(made, job)
+            receipt = DatasetReceipt(
+                path=out,
+                format=self.target.name,
+                source=self.dataset.name,
+                items=len(self.dataset.items),
+                objects=objects,
+                losses=self.losses,
+                sha256={
+                    p.relative_to(made).as_posix(): sha256_of(p)
+                    for p in sorted(made.rglob("*"))
+                    if p.is_file()
+                },
+                written=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            told = {**receipt.to_json(), "path": out.name}
+            (made / RECEIPT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            _swap(made, out, aside)
+        except OSError as error:
+            if isinstance(error, StorageError) or error.errno is None:
+                raise
+            msg = (
+                f"expected to write {str(out)!r}, but the system answered {error.strerror!r}; "
+                "check the folder and the disk; what was there before is unchanged"
+            )
+            raise StorageError(msg) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return receipt
+
+    def _held(self, item: Item, job: Job) -> Held:
+        if self.target.hold is None:
+            raise _not_written(self.target)
+        return self.target.hold(self.dataset.read(item, job), self.dataset, options=self.options)
+
+    def _fill(self, folder: Path, job: Job) -> None:
+        if self.target.write is None:
+            raise _not_written(self.target)
+
+        def samples() -> Iterator[Sample]:
+            for item in job.track(self.dataset.items, "write"):
+                yield self._held(item, job).sample
+
+        self.target.write(self.dataset, samples(), folder, options=self.options, job=job)
+
+    def _prove(self, folder: Path, job: Job) -> int:
+        """Compare every item of the written dataset with what was meant; return the regions."""
+        from maskloop.datasets.base import regions
+
+        if self.target.open is None:
+            msg = f"expected a format that reads what it writes, got {self.target.name!r}"
+            raise VerificationError(f"{msg}; report this")
+        quiet = Job()
+        back = self.target.open(folder, options=self.options, job=quiet)
+        by_name = {item.name: item for item in back.items}
+        count = 0
+        for item in job.track(self.dataset.items, "read back"):
+            meant = self._held(item, quiet).sample
+            found = by_name.pop(safe_name(item.name), None)
+            held = sum(1 for _ in regions(meant))
+            count += held
+            if found is None:
+                if held:
+                    raise _unlike(item, f"{held} region(s) missing: the item is not there")
+                continue
+            words = difference(meant, back.read(found, quiet))
+            if words:
+                raise _unlike(item, words)
+        if by_name:
+            msg = f"expected no further items to read back, got {next(iter(by_name))!r}"
+            raise VerificationError(f"{msg}; nothing was replaced, report this")
+        return count
+
+
+def plan(
+    source: Dataset | Path | str,
+    to: str,
+    *,
+    format: str | None = None,
+    options: Options | None = None,
+    only: frozenset[str] | None = None,
+    skip_refused: bool = False,
+    job: Job | None = None,
+) -> Conversion:
+    """Read every mask of a dataset and say what another format cannot hold of it.
+
+    Parameters
+    ----------
+    source : Dataset, Path or str
+    to : str
+        Name of the dataset format to write.
+    format : str, optional
+        Name of the source's format; found out where left out.
+    options : Options, optional
+    only : frozenset of str, optional
+        Names of the items to take; all where left out.
+    skip_refused : bool
+        Whether items that the format cannot hold at all are left out, and told, rather than
+        stopping everything.
+    job : Job, optional
+        Progress and cancel.
+
+    Raises
+    ------
+    UnknownNameError
+        If a format is not known.
+    InputError
+        If the format cannot be written, heeds no such option, or cannot hold an item.
+    """
+    job, options = job or Job(), options or Options()
+    target = datasets.get(to)
+    if target.hold is None or target.write is None or target.open is None:
+        raise _not_written(target)
+    dataset = _opened(source, format, options, job)
+    items = [
+        item for item in dataset.items if item.has_mask and (only is None or item.name in only)
+    ]
+    if not items:
+        msg = f"expected at least one item with a mask, got none in {dataset.name}; choose others"
+        raise InputError(msg)
+    named = Counter(safe_name(item.name) for item in items)
+    clash = next((name for name, count in named.items() if count > 1), None)
+    if clash is not None:
+        msg = f"expected names that differ without their dots, got {clash!r} twice; rename one"
+        raise InputError(msg)
+    losses: Counter[Loss] = Counter()
+    refused: dict[str, str] = {}
+    for item in job.track(items, "look"):
+        try:
+            losses.update(target.hold(dataset.read(item, job), dataset, options=options).losses)
+        except InputError as error:
+            if not skip_refused:
+                raise
+            refused[item.name] = str(error)
+    kept = replace(dataset, items=tuple(i for i in items if i.name not in refused))
+    told = tuple(loss.words(count) for loss, count in losses.most_common() if count)
+    if refused:
+        told += (f"{len(refused):,} items cannot be held at all and are left out",)
+    return Conversion(kept, target, options, told, refused)
+
+
+def convert_dataset(
+    source: Dataset | Path | str,
+    out: Path | str,
+    to: str,
+    *,
+    format: str | None = None,
+    options: Options | None = None,
+    overwrite: bool = False,
+    lossless: bool = False,
+    job: Job | None = None,
+) -> DatasetReceipt:
+    """Write a dataset in another format; losses are told to the job before anything is written.
+
+    Parameters
+    ----------
+    lossless : bool
+        Whether any loss is a reason not to write at all.
+
+    Other parameters, and errors, as for `plan` and `Conversion.write`.
+    """
+    job = job or Job()
+    planned = plan(source, to, format=format, options=options, job=job)
+    for words in planned.losses:
+        job.say(words)
+    if lossless and planned.losses:
+        msg = (
+            f"expected a conversion without loss, got: {'; '.join(planned.losses)}; choose another "
+            "format, or allow it"
+        )
+        raise InputError(msg)
+    return planned.write(out, overwrite=overwrite, job=job)
+
+
+def _opened(
+    source: Dataset | Path | str, format: str | None, options: Options, job: Job
+) -> Dataset:
+    if not isinstance(source, (str, Path)):
+        return source
+    return open_dataset(source, format=format, options=options, job=job)
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    if not out.resolve().parent.is_dir():
+        msg = f"expected a folder to write {out.name!r} in, got none at {str(out.parent)!r}"
+        raise StorageError(f"{msg}; make it first")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    is_ours = out.is_dir() and (out / RECEIPT).is_file()
+    if not (overwrite and is_ours):
+        what = "a dataset written by maskloop" if is_ours else "something else"
+        cure = "add --overwrite to replace it" if is_ours else "choose another name"
+        raise StorageError(f"expected {str(out)!r} to be free, got {what} there; {cure}")
+
+
+def _swap(made: Path, out: Path, aside: Path) -> None:
+    """Put `made` at `out`; what was there before is back if that fails."""
+    old = aside / "old"
+    had = out.exists()
+    if had:
+        out.rename(old)
+    try:
+        made.chmod(0o755)
+        made.rename(out)
+    except BaseException:
+        if had:
+            with suppress(OSError):
+                old.rename(out)
+        raise
+
+
+def _not_written(target: DatasetFormat) -> InputError:
+    known = ", ".join(n for n in datasets.DATASETS if datasets.get(n).write is not None)
+    return InputError(
+        f"expected a dataset format that can be written ({known}), got {target.name!r}; choose one"
+    )
+
+
+def _unlike(item: Item, words: str) -> VerificationError:
+    return VerificationError(
+        f"expected {item.name!r} to read back as written, got {words}; nothing was replaced, "
+        "report this"
+    )
