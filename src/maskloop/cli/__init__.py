@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from maskloop.cli import about, beside, cases, clicks, verbs  # noqa: F401  each adds its own
+from maskloop.cli import about, beside, cases, clicks, datasets, verbs  # noqa: F401  each adds its own
 from maskloop.cli.options import commands
 from maskloop.cli.running import BAD_INPUT, BUG, CANCELLED, DONE, words_of
 from maskloop.core.errors import Cancelled, MaskloopError, VerificationError

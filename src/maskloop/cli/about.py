@@ -190,18 +190,6 @@ def _state_words(row: Mapping[str, Any]) -> str:  # Any: JSON-ready values
     return str(row["state"])
 
 
-@commands.command(epilog=example("maskloop formats"))
-@json_option
-def formats(as_json: bool) -> None:
-    """List the formats that can be read and written."""
-    from maskloop.desk.catalogue import list_formats
-
-    with working():
-        found = list_formats()
-    columns = ("name", "title", "suffixes", "reads", "writes", "proof", "reason")
-    answer({"formats": found}, as_table(found, columns), as_json=as_json)
-
-
 @commands.command(epilog=example("maskloop tools", "maskloop correct --tool grow --help"))
 @json_option
 def tools(as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands beside the verbs: convert, score, compare, measure, demo, gui."""
+"""Commands beside the verbs: score, compare, measure, demo, gui."""
 
 from __future__ import annotations
 
@@ -28,28 +28,6 @@ if TYPE_CHECKING:
     from maskloop import Choices
 
 _MOST_LINES = 20  # of a list on a terminal
-
-
-@commands.command(
-    epilog=example(
-        "maskloop convert dicom_folder -o ct.nii.gz",
-        "maskloop convert dicom_folder --series 2 --fill-gap -o ct.nrrd",
-    )
-)
-@click.argument("image", type=click.Path())
-@click.option(
-    "-o", "--out", required=True, type=click.Path(), help="Its suffix chooses the format."
-)
-@click.option("--to", metavar="FORMAT", help="Format, where the suffix of OUT does not say it.")
-@choices_options
-@json_option
-def convert(image: str, out: str, to: str | None, choices: Choices, as_json: bool) -> None:
-    """Write an image in another format, on the same grid, read back and compared."""
-    from maskloop.desk.convert import convert as write
-
-    with working() as job:
-        receipt = write(image, out, choices=choices, to=to, job=job)
-    answer(receipt.to_json(), receipt.to_text(), as_json=as_json)
 
 
 @commands.command(epilog=example("maskloop score predicted.nii.gz truth.nii.gz --json"))

@@ -42,6 +42,9 @@ class Item:
         Names of the classes that occur, where the listing tells it without reading masks.
     count : int, optional
         How many objects there are, where the listing tells it.
+    status : str
+        How far a case is: ``"unseen"``, ``"in work"``, ``"done"``, ``"flagged"``; empty where
+        nobody keeps count.
     has_mask : bool
         Whether anything is drawn or promised to be: an item of a test set may have pixels only.
     ref : Any
@@ -55,6 +58,7 @@ class Item:
     split: str = ""
     classes: frozenset[str] | None = None
     count: int | None = None
+    status: str = ""
     has_mask: bool = True
     ref: Any = field(default=None, repr=False, compare=False)  # Any: the reader's own
 

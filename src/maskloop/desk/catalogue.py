@@ -228,6 +228,35 @@ def list_formats() -> list[Row]:
     return rows
 
 
+def list_datasets() -> list[Row]:
+    """Return one row a dataset format.
+
+    Returns
+    -------
+    list of dict
+        ``name title layout reads writes axes options proof``; ``axes`` is ``"2D"``, ``"3D"`` or
+        ``"2D, 3D"``, ``options`` the names of the options it heeds.
+    """
+    from maskloop import datasets
+
+    rows = []
+    for name in datasets.DATASETS:
+        found = datasets.get(name)
+        rows.append(
+            {
+                "name": found.name,
+                "title": found.title,
+                "layout": found.layout,
+                "reads": found.open is not None,
+                "writes": found.write is not None,
+                "axes": ", ".join(f"{n}D" for n in sorted(found.dims)),
+                "options": sorted(found.options),
+                "proof": found.proof,
+            }
+        )
+    return rows
+
+
 def _broken_format(name: str, reason: str) -> Row:
     return {
         "name": name,

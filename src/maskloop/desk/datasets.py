@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
     from maskloop.core.dataset import Dataset, Item, Sample
 
-__all__ = ["Conversion", "DatasetReceipt", "Options", "convert_dataset", "open_dataset", "plan"]
+__all__ = [
+    "Conversion",
+    "DatasetReceipt",
+    "Options",
+    "chosen",
+    "convert_dataset",
+    "is_dataset_format",
+    "open_dataset",
+    "plan",
+]
 
 RECEIPT = "receipt.json"
 
@@ -216,6 +225,25 @@ class Conversion:
             shutil.rmtree(aside, ignore_errors=True)
         return receipt
 
+    def require_lossless(self) -> None:
+        """Raise `InputError` if anything would be lost."""
+        if self.losses:
+            msg = (
+                f"expected a conversion without loss, got: {'; '.join(self.losses)}; choose "
+                "another format, or allow it"
+            )
+            raise InputError(msg)
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON values
+        """Return what would be written and what be lost, as JSON-ready values."""
+        return {
+            "source": self.dataset.name,
+            "format": self.target.name,
+            "items": len(self.dataset.items),
+            "losses": list(self.losses),
+            "refused": self.refused,
+        }
+
     def _held(self, item: Item, job: Job) -> Held:
         if self.target.hold is None:
             raise _not_written(self.target)
@@ -258,6 +286,55 @@ class Conversion:
             msg = f"expected no further items to read back, got {next(iter(by_name))!r}"
             raise VerificationError(f"{msg}; nothing was replaced, report this")
         return count
+
+
+def is_dataset_format(name: str) -> bool:
+    """Return whether a dataset format is called so."""
+    return name in datasets.DATASETS
+
+
+def chosen(
+    dataset: Dataset,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    status: str | None = None,
+    job: Job | None = None,
+) -> Dataset:
+    """Return a dataset split anew and without the items that are not wanted.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    split : str, optional
+        ``"train=0.8,val=0.1,test=0.1"``: shares of the groups (patients, slides, videos).
+    seed : int
+        Another seed splits otherwise.
+    status : str, optional
+        Only items of this status, such as ``"done"``.
+    job : Job, optional
+        Told of what a split cannot do.
+
+    Raises
+    ------
+    InputError
+        If nothing is left, or the split cannot be understood.
+    """
+    if status is not None:
+        items = tuple(item for item in dataset.items if item.status == status)
+        if not items:
+            known = ", ".join(sorted({item.status for item in dataset.items if item.status}))
+            msg = (
+                f"expected items of status {status!r} in {dataset.name}, got none (there is: "
+                f"{known or 'no status at all'}); leave --only out"
+            )
+            raise InputError(msg)
+        dataset = replace(dataset, items=items)
+    if split is not None:
+        from maskloop.desk.splits import assigned, shares_of
+
+        dataset = assigned(dataset, shares_of(split), seed, job=job)
+    return dataset
 
 
 def plan(
@@ -351,12 +428,8 @@ def convert_dataset(
     planned = plan(source, to, format=format, options=options, job=job)
     for words in planned.losses:
         job.say(words)
-    if lossless and planned.losses:
-        msg = (
-            f"expected a conversion without loss, got: {'; '.join(planned.losses)}; choose another "
-            "format, or allow it"
-        )
-        raise InputError(msg)
+    if lossless:
+        planned.require_lossless()
     return planned.write(out, overwrite=overwrite, job=job)
 
 
