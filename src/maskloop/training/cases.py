@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -287,12 +287,21 @@ def _groups(prints: Sequence[str], patients: Sequence[str] | None) -> list[str]:
     return [min(min(one) for one in linked if one & key) for key in keys]
 
 
-def patients_of(cases: Sequence[TrainingCase], rule: str | Mapping[str, str]) -> list[str]:
+class Named(Protocol):
+    """What has a name that a rule can look at: a training case, an item of a dataset."""
+
+    @property
+    def name(self) -> str:
+        """Unique among its kind."""
+        ...
+
+
+def patients_of(cases: Sequence[Named], rule: str | Mapping[str, str]) -> list[str]:
     """Return the patient of each case.
 
     Parameters
     ----------
-    cases : sequence of TrainingCase
+    cases : sequence of TrainingCase or Item
     rule : str or mapping
         A regular expression found in the case's name (its first group where it has one, else the
         whole match), or the patient by name.
