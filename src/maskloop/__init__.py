@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "maskloop.core.dataset": ("Dataset",),
     "maskloop.core.edits": ("Edit", "History"),
     "maskloop.core.errors": ("Cancelled", "MaskloopError"),
     "maskloop.core.geometry": ("Geometry",),
@@ -22,10 +23,11 @@ _HOMES = {
     "maskloop.core.case": ("Case",),
     "maskloop.core.parameters": ("Points",),
     "maskloop.desk.cases": ("open_case", "replay"),
-    "maskloop.desk.catalogue": ("list_formats", "list_models", "list_tools"),
+    "maskloop.desk.catalogue": ("list_datasets", "list_formats", "list_models", "list_tools"),
     "maskloop.desk.check": ("info", "score"),
     "maskloop.desk.compare": ("compare", "compare_masks"),
     "maskloop.desk.convert": ("convert",),
+    "maskloop.desk.datasets": ("convert_dataset", "open_dataset"),
     "maskloop.desk.measure": ("measure",),
     "maskloop.desk.overlaps": ("load_objects",),
     "maskloop.formats.base": ("Choices",),
@@ -54,6 +56,7 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "Label",
     "LabelTable",
     "Case",
+    "Dataset",
     "Edit",
     "History",
     "Points",
@@ -66,10 +69,13 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "compare",
     "compare_masks",
     "convert",
+    "open_dataset",
+    "convert_dataset",
     "info",
     "measure",
     "score",
     "list_models",
+    "list_datasets",
     "list_formats",
     "list_tools",
 ]
@@ -91,6 +97,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from maskloop.core.case import Case
+    from maskloop.core.dataset import Dataset
     from maskloop.core.edits import Edit, History
     from maskloop.core.errors import Cancelled, MaskloopError
     from maskloop.core.geometry import Geometry
@@ -100,10 +107,11 @@ if TYPE_CHECKING:
     from maskloop.core.mask import Mask
     from maskloop.core.parameters import Points
     from maskloop.desk.cases import open_case, replay
-    from maskloop.desk.catalogue import list_formats, list_models, list_tools
+    from maskloop.desk.catalogue import list_datasets, list_formats, list_models, list_tools
     from maskloop.desk.check import info, score
     from maskloop.desk.compare import compare, compare_masks
     from maskloop.desk.convert import convert
+    from maskloop.desk.datasets import convert_dataset, open_dataset
     from maskloop.desk.measure import measure
     from maskloop.desk.overlaps import load_objects
     from maskloop.formats.base import Choices

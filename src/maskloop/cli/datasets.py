@@ -13,7 +13,7 @@ from maskloop.cli.output import answer, as_table
 from maskloop.cli.running import working
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from maskloop import Choices
 
@@ -91,7 +91,7 @@ def writing_options(function: F) -> F:
         "maskloop convert dicom_folder -o ct.nii.gz                (an image)",
         "maskloop convert annotations.json yolo-set --to yolo     (a dataset)",
         "maskloop convert cases nnunet-set --to nnunet --only done",
-        "maskloop convert scans slices --to coco-volume --window -160 240 --split train=0.8,val=0.2",
+        "maskloop convert scans out --to coco-volume --window -160 240 --split train=0.8,val=0.2",
         "maskloop convert cityscapes out --to coco --dry-run      (what would be lost)",
     )
 )
@@ -161,13 +161,18 @@ def convert(
             job.say(words)
         if lossless:
             planned.require_lossless()
-        if dry_run or target is None:
-            told = planned.to_json()
-            text = "\n".join(planned.losses or ("nothing would be lost",))
-            answer(told, text, as_json=as_json)
-            return
-        done = planned.write(target, overwrite=overwrite, job=job)
-    answer(done.to_json(), done.to_text(), as_json=as_json)
+        if target is None or dry_run:
+            done = None
+        else:
+            done = planned.write(target, overwrite=overwrite, job=job)
+    if done is None:
+        answer(planned.to_json(), _loss_text(planned.losses), as_json=as_json)
+    else:
+        answer(done.to_json(), done.to_text(), as_json=as_json)
+
+
+def _loss_text(losses: Sequence[str]) -> str:
+    return "\n".join(losses or ("nothing would be lost",))
 
 
 @commands.command(epilog=example("maskloop formats", "maskloop formats --json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 RECEIPT = "receipt.json"
+_ASIDE = ".maskloop-"
+_STALE_S = 24 * 3600  # nobody writes one dataset for a day
+_OF_READING = frozenset({"profile", "repair"})
 
 
 def open_dataset(
@@ -190,7 +194,8 @@ class Conversion:
         """
         job, out = job or Job(), Path(out)
         _require_free(out, overwrite=overwrite)
-        aside = Path(tempfile.mkdtemp(prefix=".maskloop-", dir=out.resolve().parent))
+        _remove_stale(out.resolve().parent)
+        aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=out.resolve().parent))
         try:
             made = aside / "set"
             made.mkdir()
@@ -376,6 +381,11 @@ def plan(
     target = datasets.get(to)
     if target.hold is None or target.write is None or target.open is None:
         raise _not_written(target)
+    odd = options.made - target.options - _OF_READING
+    if odd:
+        flags = ", ".join(sorted("--" + name.replace("_", "-") for name in odd))
+        msg = f"expected options that {target.title} heeds, got {flags}; leave them out"
+        raise InputError(msg)
     dataset = _opened(source, format, options, job)
     items = [
         item for item in dataset.items if item.has_mask and (only is None or item.name in only)
@@ -452,6 +462,14 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
         what = "a dataset written by maskloop" if is_ours else "something else"
         cure = "add --overwrite to replace it" if is_ours else "choose another name"
         raise StorageError(f"expected {str(out)!r} to be free, got {what} there; {cure}")
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a process killed a day ago or earlier left in `folder`."""
+    with suppress(OSError):
+        for left in folder.glob(_ASIDE + "*"):
+            if left.is_dir() and time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _swap(made: Path, out: Path, aside: Path) -> None:
