@@ -14,7 +14,7 @@ from maskloop.core.dataset import Dataset, Item
 from maskloop.core.errors import InputError
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
-from maskloop.desk.splits import assigned, folds, shares_of, groups_of, leaks
+from maskloop.desk.splits import assigned, folds, groups_of, leaks, shares_of
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
