@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Images = Literal["copy", "link", "none"]
 Severity = Literal["error", "warning"]
+
+_UID = re.compile(r"(?<![\d.])\d+(?:\.\d+){5,}(?![\d.])")  # DICOM PS3.5, chapter 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,10 @@ EMPTY = Loss("image", "without objects is left out", "without objects are left o
 SCORES = Loss("object", "loses its score", "lose their scores")
 CROWDS = Loss("crowd", "becomes a plain object", "become plain objects")
 RESHAPED = Loss("object", "changes by pixels at its edge", "change by pixels at their edges")
+SCALED = Loss("volume", "of pixels gets 1 mm a pixel", "of pixels get 1 mm a pixel")
+SLICES = Loss("slice", "without labels is left out", "without labels are left out")
+UNREVIEWED = Loss("image", "is in part ignored: unreviewed", "are in part ignored: unreviewed")
+IGNORED = Loss("ignored region", "loses its name", "lose their names")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,9 +311,9 @@ def _print(one: Region) -> tuple[str, tuple[tuple[int, int], ...], bytes]:
 
 
 def safe_name(name: str) -> str:
-    """Return an item's name as a relative path without dots in its parts.
+    """Return an item's name as a relative path without dots in its parts, and without UIDs.
 
-    Tools cut names at the first dot, and DICOM identifiers are all dots.
+    Tools cut names at the first dot; a DICOM UID, which names a person's scan, becomes a digest.
 
     Raises
     ------
@@ -317,7 +324,11 @@ def safe_name(name: str) -> str:
     if not parts or any(part in ("..", "/") or part.endswith(":") for part in parts):
         msg = f"expected a name inside the dataset, got {name!r}; rename the item"
         raise InputError(msg)
-    return "/".join(part.replace(".", "_").strip() or "_" for part in parts)
+    return "/".join(_UID.sub(_digest, part).replace(".", "_").strip() or "_" for part in parts)
+
+
+def _digest(uid: re.Match[str]) -> str:
+    return f"uid-{hashlib.sha256(uid[0].encode()).hexdigest()[:8]}"
 
 
 def inside(root: Path, name: object) -> Path:
