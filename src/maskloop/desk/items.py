@@ -1,0 +1,416 @@
+"""The items of a list: found in a dataset or a folder of images, opened, and read as corrected."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskloop.core.case import Case
+from maskloop.core.dataset import Dataset, Item, Sample
+from maskloop.core.errors import FormatError, InputError, MaskloopError
+from maskloop.core.image import Image, stem_of
+from maskloop.core.job import Job
+from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import Mask
+from maskloop.desk.cases import case_folder, is_case
+from maskloop.desk.worklist import FOLDER, Facts, listed_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from maskloop.core.dataset import Holding
+    from maskloop.datasets.base import Options
+
+IMAGES = "images"  # what a list of images without masks calls its format
+_MASK_WORDS = re.compile(
+    r"(^|[^a-z])(mask|masks|seg|segmentation|label|labels|gt)([^a-z]|$)", re.IGNORECASE
+)
+_LOOKED_AT = 20  # files of a folder that are asked whether they are DICOM
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """One item, ready to be shown.
+
+    Parameters
+    ----------
+    item : Item
+    image : Image, optional
+        None where the dataset has no pixels at hand.
+    masks : tuple of Mask
+        On the image's grid, at least one; what a case of the item would begin with.
+    has_case : bool
+        Whether there is a case already, whose masks count instead.
+    facts : Facts
+        What the masks hold.
+    """
+
+    item: Item
+    image: Image | None
+    masks: tuple[Mask, ...]
+    has_case: bool
+    facts: Facts
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether anything is drawn already."""
+        return self.has_case or bool(self.facts.count)
+
+
+def is_named_mask(path: Path) -> bool:
+    """Whether a file's name says that it holds labels."""
+    return path.name.lower().endswith(".seg.nrrd") or bool(_MASK_WORDS.search(stem_of(path)))
+
+
+def recognised(path: Path) -> str:
+    """Return the name of the dataset format that knows a path; empty where none does.
+
+    A folder of volumes, pictures or DICOM series that no format knows is ``"images"``, unless its
+    own files are the slices of one series.
+    """
+    from maskloop import datasets
+
+    try:
+        return datasets.format_of(path).name
+    except MaskloopError:
+        pass
+    if not path.is_dir() or holds_dicom(path):
+        return ""
+    return IMAGES if next(_images_in(path), None) is not None else ""
+
+
+def open_list(
+    path: Path | str, *, options: Options | None = None, job: Job | None = None
+) -> Dataset:
+    """List a dataset, or the images of a folder that is none; no mask and no pixel is read.
+
+    Raises
+    ------
+    MissingFileError, FormatError
+        As for `open_dataset`; also where a folder holds no image.
+    """
+    from maskloop.desk.datasets import open_dataset
+
+    path = Path(path)
+    if path.exists() and recognised(path) == IMAGES:
+        return _list_images(path, job or Job())
+    return open_dataset(path, options=options, job=job)
+
+
+def open_item(
+    dataset: Dataset, item: Item, *, workspace: Path | str | None = None, job: Job | None = None
+) -> Opened:
+    """Read the pixels of an item and, where it has no case yet, the masks to begin one with.
+
+    Raises
+    ------
+    MissingFileError, FormatError, InputError, GeometryError
+        If pixels or masks cannot be read, or do not lie on one grid.
+    """
+    from maskloop.loop.load import load
+
+    job = job or Job()
+    image = load(item.image, job=job) if item.image is not None else None
+    if item.image is not None and is_case(case_folder(item.image, workspace=workspace)):
+        return Opened(item, image, (), True, listed_facts(item))
+    if item.has_mask or image is None:
+        sample = dataset.read(item, job)
+        masks = tuple(_on(mask, image) for mask in sample.masks)
+        facts = facts_of(sample)
+    else:
+        shape = image.geometry.shape
+        shape = (image.data.shape[0], *shape) if image.has_time else shape
+        masks = (Mask.like(image, np.zeros(shape, np.uint8), LabelTable()),)
+        facts = Facts(frozenset(), 0)
+    return Opened(item, image, _with_scheme(masks, dataset.scheme), False, facts)
+
+
+def facts_of(sample: Sample) -> Facts:
+    """Return which classes occur in a sample, and how many ids."""
+    names: set[str] = set()
+    count = 0
+    for mask in sample.masks:
+        ids = mask.ids()
+        rows = mask.labels.covering(ids)
+        names.update(rows[i].category or rows[i].name for i in ids)
+        count += len(ids)
+    return Facts(frozenset(names), count)
+
+
+def count_items(
+    dataset: Dataset,
+    items: Sequence[Item],
+    *,
+    workspace: Path | str | None = None,
+    job: Job | None = None,
+) -> dict[str, Facts]:
+    """Read the masks of items, as corrected, and return what each holds, by name.
+
+    Items that cannot be read are left out and told to the job.
+    """
+    job, found = job or Job(), {}
+    whole = corrected(dataset, workspace=workspace, only={item.name for item in items})
+    for item in job.track(whole.items, "count"):
+        try:
+            read = facts_of(whole.read(item, job)) if item.has_mask else Facts(frozenset(), 0)
+            found[item.name] = read
+        except MaskloopError as error:
+            job.say(f"{item.name}: {error}")
+    return found
+
+
+def corrected(
+    dataset: Dataset,
+    *,
+    workspace: Path | str | None = None,
+    only: Collection[str] | None = None,
+) -> Dataset:
+    """Return the dataset with the masks of its items' cases in the place of its own.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    workspace : path, optional
+        Where cases lie whose image's folder cannot be written or is shared.
+    only : collection of str, optional
+        Names of the items to take; all where left out.
+
+    Returns
+    -------
+    Dataset
+        Its scheme has the classes that people added in the cases.
+    """
+    cases = {}
+    items = []
+    for item in dataset.items:
+        if only is not None and item.name not in only:
+            continue
+        folder = None if item.image is None else case_folder(item.image, workspace=workspace)
+        if folder is not None and is_case(folder):
+            cases[item.name] = folder
+            item = replace(item, has_mask=True, classes=None, count=None)
+        items.append(item)
+
+    def read(item: Item, job: Job) -> Sample:
+        folder = cases.get(item.name)
+        return dataset.read(item, job) if folder is None else _sample_of(folder, item)
+
+    tables = _tables_of(cases.values())
+    return replace(
+        dataset,
+        items=tuple(items),
+        reader=read,
+        scheme=_scheme_with(dataset.scheme, tables),
+        kind=_kind_with(dataset, tables),
+    )
+
+
+def free_id(masks: Sequence[Mask]) -> int:
+    """Return an id above those of all masks."""
+    return 1 + max((i for mask in masks for i in mask.labels), default=0)
+
+
+def class_row(number: int, row: Label) -> Label:
+    """Return the row of a new object of a class: its number, and the class as its category."""
+    return Label(number, f"{row.name} {number}", category=row.name, is_thing=True)
+
+
+def _sample_of(folder: Path, item: Item) -> Sample:
+    """Return the masks of a case; rows of objects that have no voxel are left out."""
+    with Case.open(folder, read_only=True) as case:
+        masks = []
+        for mask in case.masks.values():
+            ids = set(mask.ids())
+            gone = [i for i, row in mask.labels.items() if row.category and i not in ids]
+            masks.append(replace(mask, labels=mask.labels.without(gone)))
+    drawn = [mask for mask in masks if mask.data.any()]
+    return Sample(item, _apart(drawn or masks[:1]))
+
+
+def _apart(masks: Sequence[Mask]) -> tuple[Mask, ...]:
+    """Return masks whose ids of objects are unique over all of them."""
+    taken: set[int] = set()
+    made = []
+    for mask in masks:
+        twice = [i for i in mask.ids() if i in taken]
+        if twice:
+            top = max({*taken, *mask.labels}, default=0)
+            numbers = {old: top + n for n, old in enumerate(twice, start=1)}
+            mask = _renumbered(mask, numbers)
+        taken |= set(mask.labels)
+        made.append(mask)
+    return tuple(made)
+
+
+def _renumbered(mask: Mask, numbers: dict[int, int]) -> Mask:
+    table = np.arange(max(mask.labels, default=0) + 1, dtype=np.int64)
+    for old, new in numbers.items():
+        table[old] = new
+    data = table[mask.data].astype(np.uint32)
+    rows = [replace(r, id=numbers.get(r.id, r.id)) for r in mask.labels.values()]
+    return replace(mask, data=data, labels=LabelTable(rows))
+
+
+def _tables_of(cases: Iterable[Path]) -> list[LabelTable]:
+    """Return the tables that the logs of cases tell of, without opening one."""
+    found: list[LabelTable] = []
+    for folder in cases:
+        try:
+            told = json.loads((folder / "case.json").read_bytes())
+            tables = told.get("labels") or {row["name"]: row["labels"] for row in told["masks"]}
+            found += [LabelTable.from_rows(table) for table in tables.values()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # reading the item will say what is wrong with it
+    return found
+
+
+def _scheme_with(scheme: LabelTable, tables: Iterable[LabelTable]) -> LabelTable:
+    """Return the scheme and the classes that tables name beside it."""
+    known = {row.name for row in scheme.values()}
+    for row in (row for table in tables for row in table.values()):
+        name = row.category or row.name
+        if name not in known:
+            known.add(name)
+            number = max(scheme, default=0) + 1
+            fresh = Label(number, name, is_thing=row.category is not None, ignore=row.ignore)
+            scheme = scheme.with_rows([fresh])
+    return scheme
+
+
+def _kind_with(dataset: Dataset, tables: Iterable[LabelTable]) -> Holding:
+    """Return what ids stand for once people have drawn what the dataset had none of."""
+    has_objects = {table.kind == "objects" for table in tables if table}
+    if dataset.kind != "classes" or True not in has_objects:
+        return dataset.kind
+    return "objects" if dataset.format == IMAGES and False not in has_objects else "panoptic"
+
+
+def _with_scheme(masks: tuple[Mask, ...], scheme: LabelTable) -> tuple[Mask, ...]:
+    """Give the first mask a row for each class of the scheme that people can paint with.
+
+    Where ids are objects, the classes of things are no rows: each object gets one of its own.
+    """
+    first = masks[0]
+    has_objects = any(mask.labels.kind == "objects" for mask in masks)
+    names = {row.name for row in first.labels.values() if row.category is None}
+    rows: list[Label] = []
+    top = max((i for mask in masks for i in mask.labels), default=0)
+    for row in scheme.values():
+        if row.name in names or (has_objects and row.is_thing):
+            continue
+        taken = any(row.id in mask.labels for mask in masks) or any(r.id == row.id for r in rows)
+        number = row.id
+        if taken:
+            top = max(top, max((r.id for r in rows), default=0), max(scheme)) + 1
+            number = top
+        rows.append(replace(row, id=number))
+    return (replace(first, labels=first.labels.with_rows(rows)), *masks[1:])
+
+
+def _on(mask: Mask, image: Image | None) -> Mask:
+    """Return a mask on its image's grid; one that counts pixels takes the image's place."""
+    if image is None:
+        return mask
+    shape = image.geometry.shape
+    if mask.geometry.unit == "px" and image.geometry.unit == "mm" and mask.data.shape == shape:
+        mask = replace(mask, geometry=image.geometry)
+    mask.require_on(image)
+    return replace(mask, source=image.source, header=image.header, title=image.title)
+
+
+# Folders of images
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether files of a folder itself are DICOM; only some are asked."""
+    asked = 0
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if asked >= _LOOKED_AT:
+                    return False
+                if entry.name.startswith(".") or not entry.is_file():
+                    continue
+                asked += 1
+                if _is_dicom(Path(entry.path)):
+                    return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.suffix.lower() == ".dcm":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """Yield files of images and folders of DICOM below a folder, in order; cases are passed by."""
+    from maskloop import formats
+
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return
+    names = {path.name.lower() for path in found}
+    for path in found:
+        if path.name.startswith(".") or path.name.endswith((".maskloop", FOLDER)):
+            continue
+        if path.is_dir():
+            if holds_dicom(path):
+                yield path
+            else:
+                yield from _images_in(path)
+            continue
+        known = formats.by_suffix(path)
+        is_part = path.name.lower().endswith(".raw") or f"{path.name.lower()}.labels.json" in names
+        if known is None or known[0] in ("coco", "dicomseg", "rtstruct", "dicom") or is_part:
+            continue
+        if not is_named_mask(path):
+            yield path
+
+
+def _list_images(root: Path, job: Job) -> Dataset:
+    items = []
+    for path in _images_in(root):
+        job.check()
+        within = path.relative_to(root)
+        name = within.as_posix() if path.is_dir() else (within.parent / stem_of(path)).as_posix()
+        parts = within.parts
+        group = parts[0] if len(parts) > 1 else ""
+        items.append(Item(name, path, group=group, has_mask=False))
+    if not items:
+        msg = f"expected images in {root.name}, got none; choose another folder"
+        raise FormatError(msg)
+    counts = Counter(item.name for item in items)
+    items = [  # one name with two suffixes: told apart by them
+        replace(item, name=item.image.relative_to(root).as_posix())
+        if counts[item.name] > 1 and item.image is not None
+        else item
+        for item in items
+    ]
+
+    def read(item: Item, job: Job) -> Sample:
+        from maskloop.loop.load import load
+
+        if item.image is None:
+            msg = f"expected the image of {item.name!r}, got none; list the folder again"
+            raise InputError(msg)
+        image = load(item.image, job=job)
+        return Sample(
+            item, (Mask.like(image, np.zeros(image.geometry.shape, np.uint8), LabelTable()),)
+        )
+
+    return Dataset(root.name, IMAGES, root, LabelTable(), tuple(items), read)
