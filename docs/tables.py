@@ -1,4 +1,4 @@
-"""Write the README's tables of formats, models and tools from what the package itself lists."""
+"""Write the README's tables of models, formats, datasets and tools from what the package lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def render() -> str:
-    """Return the three tables."""
+    """Return the four tables."""
     models = [
         [
             f"`{m['name']}`",
@@ -48,9 +48,21 @@ def render() -> str:
         ]
         for f in maskloop.list_formats()
     ]
+    sets = [
+        [
+            f"`{d['name']}`",
+            d["title"],
+            d["axes"],
+            "yes" if d["reads"] else "",
+            "yes" if d["writes"] else "",
+            PROOF[d["proof"]],
+        ]
+        for d in maskloop.list_datasets()
+    ]
     tools = [[f"`{t['name']}`", t["summary"], PROOF[t["proof"]]] for t in maskloop.list_tools()]
     lines = table(["model", "what", "task", "", "weights' licence", "proved"], models)
     lines += table(["format", "suffixes", "reads", "writes", "proved"], formats)
+    lines += table(["dataset", "what", "", "reads", "writes", "proved"], sets)
     lines += table(["tool", "what it does", "proved"], tools)
     return "\n".join(lines)
 

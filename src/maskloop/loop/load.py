@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from maskloop import formats
@@ -82,7 +82,8 @@ def load_mask(
     Parameters
     ----------
     path : Path or str
-        NIfTI, NRRD, MetaImage, MGH, PNG, TIFF, COCO, DICOM SEG or RTSTRUCT file, or a case folder.
+        NIfTI, NRRD, MetaImage, MGH, PNG, TIFF, COCO, DICOM SEG or RTSTRUCT file, a case folder, or
+        a file of another dataset format that holds annotations (LabelMe, GeoJSON, CVAT).
     image : Image, optional
         The image the mask belongs to: the mask must lie on its grid. In a COCO file of many
         images it chooses the entry by file name; an RTSTRUCT cannot be read without it.
@@ -107,6 +108,8 @@ def load_mask(
     path = Path(path)
     if (path / "case.json").is_file():
         return _mask_of_case(path, image, entry, job)
+    if (part := _item_of(path, image, entry, job)) is not None:
+        return part
     found = format_of(path)
     if found.read_mask is None:
         raise _no_mask(path, found)
@@ -162,6 +165,43 @@ def _mask_of_case(
     from maskloop.desk.cases import replay
 
     mask = replay(folder, mask=None if entry is None else str(entry), job=job)
+    if image is not None:
+        mask.require_on(image)
+    return mask
+
+
+def _item_of(
+    path: Path, image: Image | None, entry: str | int | None, job: Job | None
+) -> Mask | None:
+    """Return the mask of one picture of a file of annotations; None if it is no such file."""
+    from maskloop import datasets
+    from maskloop.datasets.base import Options
+
+    by_name = formats.by_suffix(path)
+    is_open = by_name is None or (by_name[0] == "coco" and not formats.get("coco").sniff(path))
+    if not is_open or not path.is_file():
+        return None
+    known = next((f for f in map(datasets.get, datasets.DATASETS) if f.sniff(path)), None)
+    if known is None or known.open is None:
+        return None
+    job = job or Job()
+    dataset = known.open(path, options=Options(), job=job)
+    wanted = str(entry) if entry is not None else image.name if image is not None else None
+    fits = [
+        item
+        for item in dataset.items
+        if len(dataset.items) == 1 or wanted in (item.name, PurePosixPath(item.name).name)
+    ]
+    if len(fits) != 1:
+        listed = ", ".join(item.name for item in dataset.items[:8])
+        msg = (
+            f"expected one of the {len(dataset.items)} pictures of {path.name}, got "
+            f"{wanted or 'none chosen'!r}; choose with --entry or --image from: {listed}"
+        )
+        raise InputError(msg)
+    mask, lost = dataset.read(fits[0], job).settled()
+    if lost:
+        job.say(f"{lost} pixels of {path.name} belong to several objects; each went to one of them")
     if image is not None:
         mask.require_on(image)
     return mask
