@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Images = Literal["copy", "link", "none"]
 Severity = Literal["error", "warning"]
 
-_UID = re.compile(r"(?<![\d.])\d+(?:\.\d+){5,}(?![\d.])")  # DICOM PS3.5, chapter 9
+_UID = re.compile(r"(?<!\d)\d+(?:\.\d+){5,}")  # DICOM PS3.5, chapter 9
 
 
 @dataclass(frozen=True, slots=True)
