@@ -24,6 +24,7 @@ from maskloop.core.image import smallest_unsigned
 from maskloop.core.job import Job
 from maskloop.core.labels import Kind, Label, LabelTable, Status, colour_of
 from maskloop.core.mask import Mask
+from maskloop.formats import coco_shapes
 from maskloop.formats.base import Evidence, Format, Planned, Target, first_bytes, reading
 from maskloop.ops import outlines
 
@@ -89,7 +90,7 @@ def read_mask(
     """
     content = parse(path)
     shown = _chosen(content, image, entry, path)
-    shape = _size_of(shown, path)
+    shape = coco_shapes.size_of(shown, path.name)
     header = CocoHeader(
         shown,
         tuple(content.get("categories", ())),
@@ -133,7 +134,7 @@ def read_apart(
     """
     content = parse(path)
     shown = _chosen(content, None, entry, path)
-    shape = _size_of(shown, path)
+    shape = coco_shapes.size_of(shown, path.name)
     found = _objects(content, shown, shape, "objects", path, job or Job())
     return [(f.label, *outlines.region_of(f.runs, shape[0])) for f in found if f.area]
 
@@ -333,21 +334,6 @@ def _chosen(
     raise InputError(msg)
 
 
-def _size_of(shown: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    try:
-        height, width = int(shown["height"]), int(shown["width"])
-    except (KeyError, TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1 or height * width > 2**34:
-        size = (shown.get("height"), shown.get("width"))
-        msg = (
-            f"expected height and width of the image in {path.name}, got {size!r}; repair the "
-            "image entry"
-        )
-        raise FormatError(msg)
-    return height, width
-
-
 def _objects(
     content: _Entry,
     shown: Mapping[str, Any],
@@ -368,7 +354,7 @@ def _objects(
             f"left out"
         )
     names = {c.get("id"): str(c.get("name", c.get("id"))) for c in content.get("categories", ())}
-    runs = _runs_of(with_shape, shape, path)
+    runs = coco_shapes.runs_of(with_shape, shape, path.name)
     numbers = _numbers(with_shape, path, job)
     is_ours = "maskloop" in (content.get("info") or {})
     # Others call what they annotate piece by piece stuff, too.
@@ -387,43 +373,6 @@ def _objects(
                 label = replace(label, name=kept, category=None, is_thing=False)
         found.append(_Found(label, part, outlines.covered(part), is_crowd))
     return found
-
-
-def _runs_of(
-    annotations: list[_Entry], shape: tuple[int, int], path: Path
-) -> list[list[outlines.Runs]]:
-    """Return the runs of each annotation; all compressed run lengths are decoded together."""
-    size = shape[0] * shape[1]
-    packed = [a["segmentation"] for a in annotations if isinstance(a["segmentation"], dict)]
-    for segment in packed:
-        if list(segment.get("size", ())) != list(shape) or "counts" not in segment:
-            msg = (
-                f"expected run lengths of size {list(shape)} in {path.name}, got "
-                f"{segment.get('size')!r}; the picture's height comes first"
-            )
-            raise FormatError(msg)
-    try:
-        decoded = iter(outlines.decode([s["counts"] for s in packed], size))
-        return [
-            [next(decoded)] if isinstance(a["segmentation"], dict) else _rings(a, shape, path)
-            for a in annotations
-        ]
-    except (FormatError, TypeError, ValueError) as error:
-        raise FormatError(f"{path.name}: {error}") from error
-
-
-def _rings(annotation: _Entry, shape: tuple[int, int], path: Path) -> list[outlines.Runs]:
-    """Return the runs of a polygon annotation; its rings are united, as COCO means them."""
-    rings = annotation["segmentation"]
-    if not isinstance(rings, list) or not all(
-        isinstance(r, list) and len(r) >= 6 and len(r) % 2 == 0 for r in rings
-    ):
-        msg = (
-            f"expected rings of at least 3 points in annotation {annotation.get('id')!r}, got "
-            f"{str(rings)[:60]!r}; repair or remove it"
-        )
-        raise FormatError(msg)
-    return [outlines.fill_polygon(ring, shape) for ring in rings]
 
 
 def _numbers(annotations: list[_Entry], path: Path, job: Job) -> list[int]:

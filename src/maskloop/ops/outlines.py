@@ -107,16 +107,19 @@ def decode(counts: Sequence[str | bytes | Sequence[int]], size: int) -> list[Run
     Raises
     ------
     FormatError
-        If run lengths hold a foreign character, a negative length, or another total.
+        If run lengths are no whole numbers, hold a foreign character or a negative length, or
+        add up to another total.
     """
-    texts = [(c.encode("latin-1", "replace") if isinstance(c, str) else c) for c in counts]
+    texts = [_letters(c) if isinstance(c, (str, bytes)) else c for c in counts]
     packed = [t for t in texts if isinstance(t, bytes)]
     unpacked = iter(_uncompressed(packed))
     found = []
     for number, text in enumerate(texts):
-        lengths = next(unpacked) if isinstance(text, bytes) else np.asarray(text, dtype=np.int64)
+        lengths = next(unpacked) if isinstance(text, bytes) else _plain(text)
         ends = np.cumsum(lengths)
-        if (lengths < 0).any() or (int(ends[-1]) if ends.size else 0) != size:
+        # A length above the size could make the sum wrap round to the right total.
+        is_odd = bool(lengths.size) and (int(lengths.min()) < 0 or int(lengths.max()) > size)
+        if is_odd or (int(ends[-1]) if ends.size else 0) != size:
             total = int(ends[-1]) if ends.size else 0
             msg = (
                 f"expected run lengths of at least 0 that add up to {size} pixels, got {total} in "
@@ -128,6 +131,27 @@ def decode(counts: Sequence[str | bytes | Sequence[int]], size: int) -> list[Run
     return found
 
 
+def _letters(text: str | bytes) -> bytes:
+    """Return compressed run lengths as bytes; also where Python's text for bytes was stored."""
+    found = text.encode("latin-1", "replace") if isinstance(text, str) else text
+    if found[:2] == b"b'" and found[-1:] == b"'":
+        return found[2:-1].replace(b"\\\\", b"\\")
+    return found
+
+
+def _plain(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    try:
+        found = np.asarray(lengths)
+    except ValueError:  # lists of several lengths
+        found = np.zeros(1, dtype=object)
+    if not found.size and found.ndim == 1:
+        return np.zeros(0, dtype=np.int64)
+    if found.dtype.kind not in "iu" or found.ndim != 1:
+        msg = f"expected run lengths as whole numbers, got {str(lengths)[:40]}; correct them"
+        raise FormatError(msg)
+    return found.astype(np.int64)
+
+
 def fill_polygon(ring: Sequence[float], shape: tuple[int, int]) -> Runs:
     """Return the runs inside one closed ring, equal to COCO's own rasteriser.
 
@@ -137,9 +161,22 @@ def fill_polygon(ring: Sequence[float], shape: tuple[int, int]) -> Runs:
         ``x0, y0, x1, y1, ...`` in pixels; pixel corners at whole numbers; at least three points.
     shape : tuple of int
         ``(height, width)`` of the picture; what lies outside is cut off.
+
+    Raises
+    ------
+    FormatError
+        If corners lie so far away that no picture of this size can be meant.
     """
     height, width = shape
     points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
+    far = 8 * max(shape) + 1024
+    way = np.abs(np.diff(points, axis=0)).max(axis=1).sum() if np.isfinite(points).all() else far
+    if not np.isfinite(points).all() or np.abs(points).max() > far or way > 2**26:
+        msg = (
+            f"expected corners in a picture of {width}x{height} pixels, got up to "
+            f"{np.abs(points).max():g}; pixel corners are meant, not fractions or millimetres"
+        )
+        raise FormatError(msg)
     u, v = _fine_boundary(np.trunc(points * _SUBPIXELS + 0.5).astype(np.int64))
     crossing = np.flatnonzero(np.diff(u)) + 1
     before, after = u[crossing - 1], u[crossing]
