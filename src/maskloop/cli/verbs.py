@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from maskloop.cli.datasets import reading_options
 from maskloop.cli.options import (
     choices_options,
     commands,
@@ -20,6 +21,7 @@ from maskloop.cli.running import BAD_INPUT, BUG, DONE, working
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from maskloop import Choices
 
@@ -153,6 +155,8 @@ def export(
         "maskloop train a.nii.gz=a_mask.nii.gz b.nii.gz=b_mask.nii.gz c.nii.gz=c_mask.nii.gz \\",
         "    --base phantom-liver --name my-liver --steps 200",
         "maskloop train pairs --base fcn:16s --start my-fcn32 --name my-fcn16",
+        "maskloop train cases --base liver-tumour --name my-tumours --only done",
+        "maskloop train coco/annotations.json --base maskrcnn --name my-cells",
     )
 )
 @click.argument("cases", nargs=-1, required=True, metavar="CASE...")
@@ -164,6 +168,9 @@ def export(
 @click.option(
     "--start", default="", help="What FAMILY begins with: a model of it, a backbone, or its file."
 )
+@click.option("--only", metavar="STATUS", help="A dataset's cases of this status only: done, say.")
+@click.option("--patients", metavar="REGEX", help="What of a case's name says whose it is.")
+@reading_options
 @click.option("--overwrite", is_flag=True, help="Replace a model or a stopped run of that name.")
 @device_option
 @json_option
@@ -175,13 +182,18 @@ def train(
     seed: int,
     recipe: str,
     start: str,
+    only: str | None,
+    patients: str | None,
+    source_format: str | None,
+    profile: Path | None,
     overwrite: bool,
     device: str,
     as_json: bool,
 ) -> None:
     """Fine-tune a model on corrected masks; the result is a new model in the list.
 
-    CASE is IMAGE=MASK, or one folder of pairs.
+    CASE is IMAGE=MASK, a folder of pairs, or a dataset: a folder of corrected cases, COCO, nnU-Net
+    and all that `maskloop formats` lists. A dataset's own splits and groups are kept.
     """
     from maskloop.loop.train import train as teach
 
@@ -195,6 +207,10 @@ def train(
             device=device,
             recipe=recipe,
             start=start,
+            only=only,
+            patients=patients,
+            format=source_format,
+            profile=profile,
             overwrite=overwrite,
             job=job,
         )

@@ -31,6 +31,7 @@ from maskloop.training.measure import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from maskloop.core.dataset import Dataset
     from maskloop.core.image import Image
     from maskloop.models.base import Family, Volume
     from maskloop.models.cards import ModelCard
@@ -65,7 +66,7 @@ class TrainingReport:
     reasons : tuple of str
         Why, in sentences.
     split : str
-        ``cases``, ``leave one out`` or ``spatial block``.
+        ``cases``, ``leave one out``, ``spatial block`` or ``the dataset's own``.
     trained_on, held_out : tuple of str
         Names of the cases.
     folder : Path
@@ -131,7 +132,7 @@ class TrainingReport:
 
 
 def train(
-    cases: Path | str | Sequence[Pair | Triple | Path | str],
+    cases: Dataset | Path | str | Sequence[Dataset | Pair | Triple | Path | str],
     base: str,
     name: str,
     *,
@@ -141,18 +142,24 @@ def train(
     patients: str | Mapping[str, str] | None = None,
     recipe: str = "",
     start: str = "",
+    only: str | None = None,
+    format: str | None = None,
+    profile: Path | None = None,
     overwrite: bool = False,
     job: Job | None = None,
 ) -> TrainingReport:
-    """Train a model on corrected pairs, score it beside the old one, and put it in the menu.
+    """Train a model on corrected cases, score it beside the old one, and put it in the menu.
 
     Killed or cancelled, the same call goes on where it stopped. The base is never changed.
 
     Parameters
     ----------
-    cases : sequence of pairs, ``"IMAGE=MASK"`` strings or folders; or one folder
+    cases : Dataset, sequence of pairs, ``"IMAGE=MASK"`` strings, datasets or folders; or one path
         Images and masks may be nouns or paths. A third member of a pair says where the mask was
-        reviewed; elsewhere, and where a label has `ignore`, there is no loss and no score.
+        reviewed; elsewhere, and where a label has `ignore`, there is no loss and no score. A
+        dataset (a folder or file that `open_dataset` knows, such as a folder of cases) is read
+        item by item. Where it has splits of its own, its validation set is held out, or its test
+        set where it has no validation; its groups are never cut.
     base : str
         A model's name, or ``FAMILY[:VARIANT]`` for a network with random weights and the masks'
         own classes.
@@ -173,6 +180,12 @@ def train(
         Where `base` names a network: what it begins with instead of random weights. A model of the
         family (FCN's next coarser one), a published backbone (``"vgg16-imagenet"``), or a file
         with such a backbone's weights.
+    only : str, optional
+        Only a dataset's items of this status, such as ``"done"``.
+    format : str, optional
+        Name of the datasets' format; found out where left out.
+    profile : Path, optional
+        A profile of one's own for a folder of masks.
     overwrite : bool
         Whether a model or an unfinished training of that name may be replaced.
     job : Job, optional
@@ -191,11 +204,10 @@ def train(
     Cancelled
         If the job was cancelled; the run is kept to be gone on with.
     """
-    from maskloop.training.cases import read_cases
-
     job = job or Job()
     began = time.perf_counter()
-    plan = _plan(read_cases(cases), base, name, steps, seed, device, patients, recipe, start, job)
+    found = _given(cases, only, format, profile, job)
+    plan = _plan(found, base, name, steps, seed, device, patients, recipe, start, job)
     finished = _finished(plan, overwrite)
     if finished is not None:
         job.say(f"model {name!r} was trained from these very cases before; nothing was done")
@@ -220,6 +232,49 @@ def train(
     _write_report(report)
     run.remove()
     return report
+
+
+def _given(
+    cases: Dataset | Path | str | Sequence[Dataset | Pair | Triple | Path | str],
+    only: str | None,
+    format: str | None,
+    profile: Path | None,
+    job: Job,
+) -> list[TrainingCase]:
+    """Return training cases of pairs and of datasets, those that a dataset's own split leaves."""
+    from maskloop.core.dataset import Dataset
+    from maskloop.desk.datasets import chosen
+    from maskloop.desk.training_set import dataset_at, training_cases
+    from maskloop.training.cases import read_cases, sided
+
+    given = [cases] if isinstance(cases, (str, Path, Dataset)) else list(cases)
+    plain: list[Pair | Triple | Path | str] = []
+    found: list[TrainingCase] = []
+    for one in given:
+        dataset: Dataset | None = None
+        if isinstance(one, Dataset):
+            dataset = one
+        elif isinstance(one, (str, Path)):
+            dataset = dataset_at(one, format=format, profile=profile, job=job)
+        if dataset is not None:
+            listed = training_cases(chosen(dataset, status=only, job=job), job)
+            left = sided(listed)
+            if len(left) < len(listed):
+                job.say(
+                    f"{dataset.name}: {len(listed) - len(left):,} of {len(listed):,} items are "
+                    "neither trained on nor scored: they are of another split"
+                )
+            found += left
+        elif not isinstance(one, Dataset):
+            plain.append(one)
+    if plain and only is not None:
+        msg = f"expected datasets beside only={only!r}, got pairs, which have no status; leave it"
+        raise InputError(f"{msg} out")
+    if plain or not found:
+        found = [*read_cases(plain), *found]
+    if any(case.split for case in found):  # what has no split of its own is there to be learnt
+        found = [dataclasses.replace(case, split=case.split or "train") for case in found]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +328,7 @@ def _plan(
 ) -> _Plan:
     from maskloop.models import FAMILIES
     from maskloop.ops.device import choose
-    from maskloop.training.cases import fingerprint, patients_of, split_cases
+    from maskloop.training.cases import fingerprint
 
     card, is_trained = _base_card(base, cases, job)
     start = None
@@ -288,23 +343,14 @@ def _plan(
         )
         raise InputError(msg)
     prints = tuple(fingerprint(case.image) for case in job.track(cases, "read"))
-    split = split_cases(
-        prints,
-        seed=seed,
-        patients=patients_of(cases, patients) if patients is not None else None,
-        trained=_line(card, "trained"),
-        held=_line(card, "held_out"),
-    )
+    split = _split(cases, prints, seed, patients, card, job)
     recipe, batch = _recipe(card, family, is_trained, steps, seed, recipe_name)
     card = dataclasses.replace(card, parameters=_told(card, recipe_name))
     manifest = {
         "base": card.name if is_trained else base,
         "weights": [w.sha256 for w in card.weights],
         "labels": card.labels.to_rows(),
-        "cases": [
-            [p, fingerprint(c.mask), fingerprint(c.reviewed)]
-            for p, c in zip(prints, cases, strict=True)
-        ],
+        "cases": [[p, *drawn] for p, drawn in zip(prints, _drawn_prints(cases, job), strict=True)],
         "held_out": list(split.held_out),
         "recipe": dataclasses.asdict(recipe),
         "batch": batch,
@@ -325,6 +371,64 @@ def _plan(
         manifest,
         start,
     )
+
+
+def _split(
+    cases: Sequence[TrainingCase],
+    prints: Sequence[str],
+    seed: int,
+    rule: str | Mapping[str, str] | None,
+    card: ModelCard,
+    job: Job,
+) -> Split:
+    """Return the cases' own split where they have one, else a third of the patients held out."""
+    from maskloop.training.cases import patients_of, split_as_told, split_cases
+
+    patients = None
+    if rule is not None:
+        patients = patients_of(cases, rule)
+    elif any(case.group for case in cases):
+        patients = [
+            f"group {c.group}" if c.group else p for c, p in zip(cases, prints, strict=True)
+        ]
+    splits = [case.split for case in cases]
+    if all(splits):
+        found = split_as_told(prints, splits, patients=patients)
+        left_out = len(cases) - len(found.train) - len(found.held_out)
+        if left_out:
+            job.say(
+                f"{left_out:,} training cases share a patient, slide or video (or their picture) "
+                "with a held-out case: they are left out"
+            )
+        return found
+    return split_cases(
+        prints,
+        seed=seed,
+        patients=patients,
+        trained=_line(card, "trained"),
+        held=_line(card, "held_out"),
+    )
+
+
+def _drawn_prints(cases: Sequence[TrainingCase], job: Job) -> list[tuple[str, str]]:
+    """Return the fingerprints of each case's mask and reviewed voxels; tell what overlaps cost."""
+    from maskloop.training.cases import fingerprint
+
+    found = []
+    lost = 0
+    for case in job.track(cases, "read masks"):
+        if isinstance(case.mask, (Mask, Path)):
+            found.append((fingerprint(case.mask), fingerprint(case.reviewed)))
+            continue
+        drawn = case.mask.read(job)
+        lost += drawn.lost
+        found.append((fingerprint(drawn.mask), fingerprint(drawn.reviewed)))
+    if lost:
+        job.say(
+            f"objects overlap in {lost:,} voxels: each is learnt as the better scored object's, "
+            "or the smaller one's"
+        )
+    return found
 
 
 def _line(card: ModelCard, which: str) -> Sequence[str]:
@@ -380,8 +484,7 @@ def _labels_of(cases: Sequence[TrainingCase], as_classes: bool, job: Job) -> Lab
     """Return the classes that occur in the masks' tables; objects by their category."""
     rows: dict[str, Label] = {}
     for case in job.track(cases, "read labels"):
-        mask = _mask_of(case, None, as_classes, job).checked()
-        for row in mask.labels.values():
+        for row in _rows_of(case, as_classes, job).values():
             name = row.category or row.name
             if row.ignore or name in rows:
                 continue
@@ -471,13 +574,19 @@ def _finished(plan: _Plan, overwrite: bool) -> TrainingReport | None:
     return None
 
 
-def _mask_of(case: TrainingCase, image: Image | None, as_classes: bool, job: Job) -> Mask:
-    if isinstance(case.mask, Mask):
+def _rows_of(case: TrainingCase, as_classes: bool, job: Job) -> LabelTable:
+    if isinstance(case.mask, (Mask, Path)):
+        return _mask_of(case.mask, None, as_classes, job).checked().labels
+    return case.mask.labels
+
+
+def _mask_of(mask: Mask | Path, image: Image | None, as_classes: bool, job: Job) -> Mask:
+    if isinstance(mask, Mask):
         if image is not None:
-            case.mask.require_on(image)
-        return case.mask
+            mask.require_on(image)
+        return mask
     kind: Kind = "classes" if as_classes else "objects"
-    return load_mask(case.mask, image=image, kind=kind, job=job)
+    return load_mask(mask, image=image, kind=kind, job=job)
 
 
 def _open(
@@ -485,8 +594,13 @@ def _open(
 ) -> tuple[Image, Mask, npt.NDArray[np.bool_] | None]:
     """Return a case's image, mask and reviewed voxels, loaded now and kept by nobody."""
     image = load(case.image, job=job) if isinstance(case.image, Path) else case.image
-    mask = _mask_of(case, image, plan.base.task == "semantic", job)
     reviewed = case.reviewed
+    if isinstance(case.mask, (Mask, Path)):
+        mask = _mask_of(case.mask, image, plan.base.task == "semantic", job)
+    else:
+        drawn = case.mask.read(job)
+        drawn.mask.require_on(image)
+        mask, reviewed = drawn.mask, drawn.reviewed
     if isinstance(reviewed, Path):
         reviewed = load_mask(reviewed, image=image, kind="classes", job=job).data > 0
     if reviewed is not None and reviewed.shape != mask.data.shape:

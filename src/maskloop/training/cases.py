@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ from maskloop.core.errors import InputError, MissingFileError
 from maskloop.core.files import sha256_of
 from maskloop.core.image import Image, stem_of
 from maskloop.core.mask import Mask
+
+if TYPE_CHECKING:
+    from maskloop.core.job import Job
+    from maskloop.core.labels import LabelTable
 
 Box = tuple[slice, ...]
 Pair = tuple[Image | Path | str, Mask | Path | str]
@@ -30,6 +34,28 @@ _SHARE = 1 / 3  # of the groups, held out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A mask, where a person vouches for it, and how many voxels overlaps took from objects."""
+
+    mask: Mask
+    reviewed: npt.NDArray[np.bool_] | None = None
+    lost: int = 0
+
+
+class Drawing(Protocol):
+    """The mask of an item of a dataset, read when it is needed and let go after."""
+
+    @property
+    def labels(self) -> LabelTable:
+        """The classes that may occur, known without reading it."""
+        ...
+
+    def read(self, job: Job) -> Drawn:
+        """Return the mask."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainingCase:
     """An image and its corrected mask, in memory or on disk.
 
@@ -38,15 +64,21 @@ class TrainingCase:
     name : str
         For messages and the record; never used to decide anything.
     image, mask
-        Nouns, or paths that are loaded when needed and let go after.
+        Nouns, or paths (of a dataset: drawings) that are loaded when needed and let go after.
     reviewed : bool array or Path, optional
         Where a person vouches for the mask; None where that is everywhere.
+    group : str
+        Patient, slide or video that a split must not cut; empty where the case stands alone.
+    split : str
+        The side on which its dataset has it; empty where it does not say.
     """
 
     name: str
     image: Image | Path
-    mask: Mask | Path
+    mask: Mask | Path | Drawing
     reviewed: npt.NDArray[np.bool_] | Path | None = None
+    group: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +92,23 @@ class Split:
         How many independent groups (patients, or single cases) there are.
     by_block : bool
         Whether too few groups forced a spatial block inside each case to stand for held-out cases.
+    is_own : bool
+        Whether the dataset says itself which cases are held out.
     """
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
     groups: int
     by_block: bool = False
+    is_own: bool = False
 
     @property
-    def kind(self) -> Literal["cases", "leave one out", "spatial block"]:
+    def kind(self) -> Literal["cases", "leave one out", "spatial block", "the dataset's own"]:
         """How the scores came about, in words."""
         if self.by_block:
             return "spatial block"
+        if self.is_own:
+            return "the dataset's own"
         return "cases" if self.groups >= 3 else "leave one out"
 
 
@@ -271,6 +308,62 @@ def split_cases(
     out = set(sorted(groups, key=order)[:count])
     held_out = tuple(i for i in everything if group_of[i] in out)
     return Split(tuple(i for i in everything if i not in held_out), held_out, len(groups))
+
+
+def side_of(word: str) -> Literal["train", "val", "test", ""]:
+    """Return which side of a split a dataset's word means: ``"val2017"`` is ``"val"``."""
+    word = word.casefold()
+    sides: dict[str, Literal["train", "val", "test"]] = {
+        "train": "train", "tr": "train", "val": "val", "dev": "val", "test": "test", "ts": "test",
+    }  # fmt: skip
+    return next((side for start, side in sides.items() if word.startswith(start)), "")
+
+
+def sided(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
+    """Return the cases that their own splits give to training or to holding out.
+
+    What is for validation is held out, the test set only where there is no validation. Where no
+    split is told, or only one side of it, all cases are returned without any.
+    """
+    sides = {side_of(case.split) for case in cases}
+    held = "val" if "val" in sides else "test"
+    if not {"train", held} <= sides:
+        return [replace(case, split="") for case in cases]
+    return [
+        replace(case, split="train" if side_of(case.split) == "train" else held)
+        for case in cases
+        if side_of(case.split) in ("train", held)
+    ]
+
+
+def split_as_told(
+    prints: Sequence[str], splits: Sequence[str], *, patients: Sequence[str] | None = None
+) -> Split:
+    """Hold out what is not for training; what is, but is of a held-out patient, is left out.
+
+    Parameters
+    ----------
+    prints, patients
+        As for `split_cases`.
+    splits : sequence of str
+        ``"train"``, or anything else for a case to hold out.
+
+    Raises
+    ------
+    InputError
+        If no case is left to train on.
+    """
+    group_of = _groups(prints, patients)
+    out = {g for g, word in zip(group_of, splits, strict=True) if word != "train"}
+    held_out = tuple(i for i, word in enumerate(splits) if word != "train")
+    train = tuple(i for i, g in enumerate(group_of) if splits[i] == "train" and g not in out)
+    if not train:
+        msg = (
+            "expected training cases of other patients than the held-out ones, got none; split the "
+            "dataset anew"
+        )
+        raise InputError(msg)
+    return Split(train, held_out, len(set(group_of)), is_own=True)
 
 
 def _groups(prints: Sequence[str], patients: Sequence[str] | None) -> list[str]:
