@@ -18,7 +18,10 @@ DATASETS = Registry(
     "dataset format",
     "maskloop.datasets",
     {
+        "cvat": "maskloop.datasets.cvat:FORMAT",
         "indexed": "maskloop.datasets.indexed:FORMAT",
+        "lits": "maskloop.datasets.pairs:LITS",
+        "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last
     },
 )
 

@@ -1,0 +1,385 @@
+"""Images and masks that pair by name: two folders, or one file beside the other.
+
+Either ``images/`` and ``masks/`` (or ``labels/``) hold files of one name up to the suffix, with
+objects that overlap in ``masks_2/`` and so on; or an image ``NAME.ext`` lies beside its mask
+``NAME_mask.ext`` (``_masks``, ``_label``, ``_labels``, ``_seg``). Names of classes come from the
+masks' own tables, else from ``labels.json``; ids that nobody names are called ``label 1``.
+
+The challenge of liver tumours (LiTS) pairs by number: ``volume-N.nii`` and ``segmentation-N.nii``.
+
+References
+----------
+.. [1] P. Bilic et al., "The Liver Tumor Segmentation Benchmark (LiTS)", Med. Image Anal., 2023:
+   1 is the liver, 2 a tumour.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from maskloop.core.dataset import Dataset, Item, Sample
+from maskloop.core.errors import FormatError, InputError
+from maskloop.core.labels import Label, LabelTable
+from maskloop.datasets.base import DatasetFormat, Held, Loss, Options, class_of, safe_name
+from maskloop.datasets.files import (
+    MASKS,
+    PICTURES,
+    as_stored,
+    has_own_table,
+    named_files,
+    read_maps,
+    read_masks,
+    write_maps,
+    write_mask,
+    write_picture,
+)
+from maskloop.datasets.tables import scheme_of, unique
+from maskloop.formats.base import read_sidecar, reading, sidecar_of, table_bytes, table_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from maskloop.core.dataset import Holding
+    from maskloop.core.job import Job
+    from maskloop.core.labels import Kind
+    from maskloop.core.mask import Mask
+
+_TABLE, _GROUPS = "labels.json", "groups.json"
+_MASK_FOLDERS = ("masks", "labels")
+_ENDINGS = ("_masks", "_mask", "_labels", "_label", "_seg")
+_ENOUGH = 5000  # names looked at to tell the format
+_LOOKED_AT = 12  # masks looked into where no table names the classes
+_FEW = 32  # ids; more of them are objects
+_LITS = re.compile(r"^segmentation-(\d+)\.nii(\.gz)?$", re.IGNORECASE)
+_LIVER = LabelTable([Label(1, "liver"), Label(2, "tumour", is_thing=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where an item's masks lie, and what they mean unless they say so themselves."""
+
+    masks: tuple[Path, ...]
+    root: Path
+
+
+def sniff(path: Path) -> bool:
+    """Whether a folder holds images and masks that pair by name."""
+    if not path.is_dir():
+        return False
+    folder = _mask_folder(path)
+    if folder is not None:
+        names = {_stem(entry.name) for entry in _entries(folder) if _is(entry.name, MASKS)}
+        below = {entry.name for entry in _entries(folder) if entry.is_dir()}
+        shown = [_stem(entry.name) for entry in _entries(path / "images")]
+        return any(n in below or any(n + e in names for e in ("", *_ENDINGS)) for n in shown)
+    names = {_stem(entry.name) for entry in _entries(path) if _is(entry.name, PICTURES)}
+    return any(_base(name, names) for name in names)
+
+
+def sniff_lits(path: Path) -> bool:
+    """Whether a folder holds the volumes of LiTS, or one that does."""
+    return path.is_dir() and any(True for _ in _lits_masks(path))
+
+
+def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
+    """List the masks, each with the image of its name."""
+    found = _two_folders(path) if _mask_folder(path) is not None else _one_folder(path)
+    groups, splits = _groups(path), _splits(path)
+    items = tuple(
+        Item(
+            name,
+            image,
+            group=groups.get(name, ""),
+            split=splits.get(name, ""),
+            has_mask=bool(masks),
+            ref=_Source(tuple(masks), path),
+        )
+        for name, image, masks in found
+    )
+    if not items:
+        msg = (
+            f"expected pairs in {path.name}/ (images/ and masks/, or NAME.ext beside "
+            "NAME_mask.ext), got none; rename the masks as the images"
+        )
+        raise FormatError(msg)
+    scheme, kind, is_guess = _scheme(path, items, job)
+    notices = []
+    if is_guess:
+        notices.append(
+            f"no table names the classes of {path.name}: they are called after their ids; put "
+            f"their names into {_TABLE}"
+        )
+    alone = [item.name for item in items if not item.has_mask]
+    if alone:
+        notices.append(f"{len(alone):,} images have no mask, the first {alone[0]!r}")
+
+    def read(item: Item, job: Job) -> Sample:
+        return _read(item, scheme, kind, job)
+
+    return Dataset(path.name, "pairs", path, scheme, items, read, kind, notices=tuple(notices))
+
+
+def open_lits(path: Path, *, options: Options, job: Job) -> Dataset:
+    """List the volumes of LiTS; a volume without segmentation is one of the test set."""
+    masks = dict(_lits_masks(path))
+    images = {
+        found[1]: file
+        for name, file in named_files(path, (".nii.gz", ".nii")).items()
+        if (found := re.fullmatch(r"(?:.*/)?(?:test-)?volume-(\d+)", name, re.IGNORECASE))
+    }
+    items = []
+    for number in sorted({*masks, *images}, key=int):
+        mask = masks.get(number)
+        source = _Source(() if mask is None else (mask,), path)
+        name = f"volume-{number}"
+        items.append(Item(name, images.get(number), has_mask=mask is not None, ref=source))
+
+    def read(item: Item, job: Job) -> Sample:
+        return _read(item, _LIVER, "classes", job)
+
+    return Dataset(path.name, "lits", path, _LIVER, tuple(items), read)
+
+
+def _two_folders(path: Path) -> Iterable[tuple[str, Path | None, list[Path]]]:
+    folder = _mask_folder(path)
+    if folder is None:
+        return
+    images = named_files(path / "images", PICTURES)
+    further = [
+        named_files(more, MASKS)
+        for more in sorted(path.glob(f"{folder.name}_*"), key=lambda p: (len(p.name), p.name))
+        if more.is_dir() and more.name.rpartition("_")[2].isdecimal()
+    ]
+    masks: dict[str, list[Path]] = {}
+    for name, mask in named_files(folder, MASKS).items():
+        base = name if name in images else _base(name, images) or name
+        masks.setdefault(base, [mask, *(more[name] for more in further if name in more)])
+    for name in sorted({*images, *masks}):
+        image = images.get(name)
+        if image is None and (path / "images" / name).is_dir():
+            image = path / "images" / name  # slices of a DICOM series
+        elif name not in masks and any(name.startswith(f"{other}/") for other in masks):
+            continue  # one slice of it
+        yield name, image, masks.get(name, [])
+
+
+def _one_folder(path: Path) -> Iterable[tuple[str, Path | None, list[Path]]]:
+    files = named_files(path, PICTURES)
+    for name, mask in files.items():
+        base = _base(name, files)
+        if base is not None:
+            yield base, files[base], [mask]
+
+
+def _lits_masks(path: Path) -> Iterable[tuple[str, Path]]:
+    for folder in (path, *(e for e in islice(sorted(path.glob("*/")), 200))):
+        for entry in _entries(folder):
+            found = _LITS.match(entry.name)
+            if found and entry.is_file():
+                yield found[1], folder / entry.name
+
+
+def _read(item: Item, scheme: LabelTable, kind: Holding, job: Job) -> Sample:
+    source: _Source = item.ref
+    if not source.masks:
+        msg = f"expected a mask of {item.name!r}, got an image alone; draw one, or leave it out"
+        raise InputError(msg)
+    wanted: Kind = "classes" if kind == "classes" else "objects"
+    masks: list[Mask] = []
+    for path in source.masks:
+        for mask in read_masks(path, item, None, job):
+            own = has_own_table(path, mask)
+            table = mask.labels if own else _table_for(mask, scheme, wanted)
+            masks.append(replace(mask, labels=table))
+    sample = Sample(item, unique(masks))
+    return read_maps(sample, source.root, job)
+
+
+def _table_for(mask: Mask, scheme: LabelTable, kind: Kind) -> LabelTable:
+    """Return the rows of a mask that brought none: the scheme's, or objects of its first class."""
+    ids = mask.ids()
+    if kind == "classes":
+        known = LabelTable(scheme[i] for i in ids if i in scheme)
+        return known.covering(ids)
+    return LabelTable.objects(ids, next((r.name for r in scheme.values()), "object"))
+
+
+def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Holding, bool]:
+    """Return the classes, what ids stand for, and whether their names are made up."""
+    table = path / _TABLE
+    stated = None
+    if table.is_file():
+        with reading(table):
+            raw = table.read_bytes()
+        stated = table_from(raw)
+        if stated is None:
+            msg = f"expected a table of labels in {_TABLE}, got {raw[:20]!r}; write it anew"
+            raise FormatError(msg)
+        kind = _stated_kind(raw)
+        if kind is not None:
+            return stated, kind, False
+    masks = [item for item in items if item.has_mask]
+    step = max(1, len(masks) // _LOOKED_AT)
+    rows: dict[str, Label] = {}
+    has_objects = has_classes = is_guess = False
+    for item in masks[::step][:_LOOKED_AT]:
+        path = item.ref.masks[0]
+        labels = read_sidecar(path)
+        if labels is None:
+            mask = read_masks(path, item, None, job)[0]
+            labels = mask.labels
+            if not has_own_table(path, mask):
+                if stated is not None:
+                    has_classes = True
+                    continue
+                is_guess, is_few = True, len(labels) <= _FEW
+                labels = LabelTable.classes({i: f"label {i}" for i in labels}) if is_few else labels
+        has_objects |= any(row.category is not None for row in labels.values())
+        has_classes |= any(row.category is None for row in labels.values())
+        for row in labels.values():
+            rows.setdefault(class_of(row), row)
+    kind_found: Holding = "classes"
+    if has_objects:
+        kind_found = "panoptic" if has_classes else "objects"
+    return stated or scheme_of(rows.values()), kind_found, is_guess
+
+
+def _stated_kind(raw: bytes) -> Holding | None:
+    found = json.loads(raw).get("kind")
+    for kind in ("classes", "objects", "panoptic"):
+        if found == kind:
+            return kind
+    return None
+
+
+def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
+    """Return each mask as its file holds it; what overlaps lies on further masks."""
+    losses: dict[Loss, int] = {}
+    masks = []
+    for mask in sample.masks:
+        stored, _, lost = as_stored(mask)
+        masks.append(replace(stored, labels=stored.labels.covering(stored.ids())))
+        losses.update(lost)
+    return Held(replace(sample, masks=tuple(masks)), losses)
+
+
+def write(
+    dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
+) -> None:
+    """Write images/, masks/, the maps beside them, the classes, splits and groups."""
+    splits: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
+    for sample in samples:
+        name = safe_name(sample.item.name)
+        for number, mask in enumerate(sample.masks, start=1):
+            where = folder / ("masks" if number == 1 else f"masks_{number}") / name
+            path = write_mask(mask, where)
+            sidecar_of(path).write_bytes(table_bytes(mask.labels))
+        write_picture(sample.item, folder / "images" / name, options=options, job=job)
+        write_maps(sample, folder, name, options=options)
+        if sample.item.split:
+            splits.setdefault(sample.item.split, []).append(name)
+        if sample.item.group:
+            groups[name] = sample.item.group
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    about = json.loads(table_bytes(LabelTable(dataset.scheme.values())))
+    _put(folder / _TABLE, {**about, "kind": dataset.kind})
+    if groups:
+        _put(folder / _GROUPS, groups)
+    for split, names in splits.items():
+        (folder / "splits").mkdir(exist_ok=True)
+        text = "".join(f"{name}\n" for name in names)
+        (folder / "splits" / f"{safe_name(split)}.txt").write_text(text, encoding="utf-8")
+
+
+def _put(path: Path, content: Any) -> None:  # Any: plain JSON values
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _groups(path: Path) -> dict[str, str]:
+    file = path / _GROUPS
+    if not file.is_file():
+        return {}
+    try:
+        with reading(file):
+            found = json.loads(file.read_bytes())
+        return {str(name): str(group) for name, group in found.items()}
+    except (ValueError, AttributeError) as error:
+        msg = f"expected {{name: group}} in {_GROUPS}, got {error}; correct or remove it"
+        raise FormatError(msg) from error
+
+
+def _splits(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for listed in sorted((path / "splits").glob("*.txt")):
+        with reading(listed):
+            text = listed.read_text(encoding="utf-8", errors="replace")
+        found.update((line, listed.stem) for line in text.splitlines() if line)
+    return found
+
+
+def _mask_folder(path: Path) -> Path | None:
+    if not (path / "images").is_dir():
+        return None
+    return next((path / name for name in _MASK_FOLDERS if (path / name).is_dir()), None)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(islice(found, _ENOUGH))
+    except OSError:
+        return []
+
+
+def _is(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and not name.startswith(".")
+
+
+def _stem(name: str) -> str:
+    from pathlib import PurePosixPath
+
+    lowered = name.lower()
+    for double in MASKS:
+        if double.count(".") > 1 and lowered.endswith(double):
+            return name[: -len(double)]
+    return PurePosixPath(name).stem
+
+
+def _base(name: str, names: Iterable[str]) -> str | None:
+    """Return the image's name for a mask's, among `names` (a set or mapping)."""
+    for ending in _ENDINGS:
+        if name.endswith(ending) and name[: -len(ending)] in names:
+            return name[: -len(ending)]
+    return None
+
+
+FORMAT = DatasetFormat(
+    name="pairs",
+    title="Images and masks that pair by name",
+    sniff=sniff,
+    open=open_dataset,
+    hold=hold,
+    write=write,
+    dims=frozenset({2, 3}),
+    options=frozenset({"images", "maps"}),
+    layout="images/NAME.*, masks/NAME.*; or NAME.* beside NAME_mask.*",
+    proof="real data",
+)
+
+LITS = DatasetFormat(
+    name="lits",
+    title="LiTS volumes",
+    sniff=sniff_lits,
+    open=open_lits,
+    dims=frozenset({3}),
+    layout="volume-N.nii, segmentation-N.nii",
+)
