@@ -15,7 +15,6 @@ import numpy as np
 from maskloop.core.dataset import Item, Sample
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.geometry import Geometry
-from maskloop.core.image import stem_of
 from maskloop.core.labels import Label, LabelTable, Status
 from maskloop.core.mask import Mask
 from maskloop.datasets.base import PLACE, Held, Loss, class_of
@@ -238,23 +237,21 @@ class Splits:
         }
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """Return the pictures below a folder by their relative names without suffix."""
-    import os
-
-    found: dict[str, Path] = {}
-    for where, folders, files in os.walk(folder):
-        folders.sort()
-        for file in sorted(files):
-            if file.lower().endswith(PICTURES):
-                path = folder.__class__(where, file)
-                found.setdefault(stem_name(path, folder), path)
-    return found
+def told_apart(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Return the items, with their splits in their names where names repeat."""
+    listed = tuple(items)
+    if len({item.name for item in listed}) == len(listed):
+        return listed
+    return tuple(
+        replace(item, name=f"{item.split}/{item.name}") if item.split else item for item in listed
+    )
 
 
-def stem_name(path: Path, folder: Path) -> str:
-    """Return a file's relative POSIX name without its suffix."""
-    return path.relative_to(folder).with_name(stem_of(path)).as_posix()
+def without_suffix(name: str) -> str:
+    """Return a picture's name without the suffix of a picture; other dots belong to the name."""
+    lower = name.lower()
+    found = next((suffix for suffix in PICTURES if lower.endswith(suffix)), "")
+    return name[: len(name) - len(found)] if len(name) > len(found) else name
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -272,17 +269,21 @@ def size_of(path: Path) -> tuple[int, int]:
         return require_size(height, width, path.name)
 
 
-def require_size(height: object, width: object, where: str) -> tuple[int, int]:
-    """Return a picture's size where it can be one.
+def require_size(
+    height: Any,
+    width: Any,
+    where: str,  # Any: what a file states
+) -> tuple[int, int]:
+    """Return a picture's size where it can be one; both come from files.
 
     Raises
     ------
     FormatError
         If these are no whole numbers above 0, or the picture would not fit anywhere.
     """
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        if height * width <= _LARGEST:
-            return height, width
+    is_whole = isinstance(height, int) and isinstance(width, int)
+    if is_whole and min(height, width) > 0 and height * width <= _LARGEST:
+        return height, width
     msg = f"expected the height and width of a picture in {where}, got {(height, width)!r}"
     raise FormatError(f"{msg}; repair the entry")
 
