@@ -19,8 +19,11 @@ DATASETS = Registry(
     "maskloop.datasets",
     {
         "cvat": "maskloop.datasets.cvat:FORMAT",
+        "labelme": "maskloop.datasets.labelme:FORMAT",
+        "coco": "maskloop.datasets.coco:FORMAT",
         "indexed": "maskloop.datasets.indexed:FORMAT",
         "lits": "maskloop.datasets.pairs:LITS",
+        "cases": "maskloop.datasets.cases:FORMAT",
         "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last
     },
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from maskloop.core.dataset import Item, Sample
 from maskloop.core.errors import FormatError, InputError
@@ -302,3 +303,40 @@ def union(parts: Sequence[Found | None]) -> Found | None:
             columns.start - low[1] : columns.stop - low[1],
         ] |= part
     return (slice(low[0], high[0]), slice(low[1], high[1])), region
+
+
+def json_at(path: Path) -> Any:  # Any: plain JSON values
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    FormatError
+        If it is none.
+    """
+    import orjson
+
+    with reading(path):
+        text = path.read_bytes()
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        msg = f"expected JSON in {path.name}, got {error}; the file is damaged: copy it again"
+        raise FormatError(msg) from error
+
+
+def points_of(value: object, where: str) -> npt.NDArray[np.float64]:
+    """Return points (x, y) as a file states them, shape (n, 2).
+
+    Raises
+    ------
+    FormatError
+        If they are none.
+    """
+    try:
+        points = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        points = np.zeros((0, 0))
+    if points.ndim != 2 or points.shape[1] < 2 or not np.isfinite(points).all():
+        msg = f"expected points [[x, y], ...] in {where}, got {str(value)[:60]!r}"
+        raise FormatError(f"{msg}; repair or remove the shape")
+    return points[:, :2]
