@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from maskloop.core.geometry import Box
     from maskloop.core.image import Image
 
-_KEPT = ("name", "colour", "author", "locked", "visible", "status")
+KEPT = ("name", "colour", "author", "locked", "visible", "status")
 _Entry = dict[str, Any]  # Any: plain JSON values
 
 
@@ -206,7 +207,7 @@ def _content(mask: Mask, target: Path) -> _Entry:
         }
         if row.score is not None:
             annotation["score"] = row.score
-        extra = {} if is_classes else _attributes(row)
+        extra = {} if is_classes else attributes(row)
         if extra:
             annotation["attributes"] = extra
         annotations.append(annotation)
@@ -227,10 +228,10 @@ def _is_classes(labels: LabelTable) -> bool:
     return bool(labels) and labels.kind == "classes"
 
 
-def _attributes(row: Label) -> _Entry:
+def attributes(row: Label) -> _Entry:
     """Return the fields of an object's row that COCO has no place for, where they say something."""
     plain = Label(row.id, f"{row.category} {row.id}")
-    return {k: getattr(row, k) for k in _KEPT if getattr(row, k) != getattr(plain, k)}
+    return {k: getattr(row, k) for k in KEPT if getattr(row, k) != getattr(plain, k)}
 
 
 def _categories(labels: LabelTable, header: CocoHeader) -> list[_Entry]:
@@ -367,7 +368,7 @@ def _objects(
         if kind == "classes":
             label = _class_row(category, name, content.get("categories", ()), path)
         else:
-            label = _object_row(annotation, number, name, is_ours)
+            label = object_row(annotation, number, name, is_ours)
             if category in stuff:
                 kept = name if label.name == f"{name} {number}" else label.name
                 label = replace(label, name=kept, category=None, is_thing=False)
@@ -387,7 +388,8 @@ def _numbers(annotations: list[_Entry], path: Path, job: Job) -> list[int]:
     return list(range(1, len(ids) + 1))
 
 
-def _object_row(annotation: _Entry, number: int, category: str, is_ours: bool) -> Label:
+def object_row(annotation: _Entry, number: int, category: str, is_ours: bool) -> Label:
+    """Return the row of an object; what we once wrote about it is taken back where it fits."""
     is_crowd = bool(annotation.get("iscrowd"))
     word = f"{category} crowd" if is_crowd else category
     score = annotation.get("score")
@@ -403,7 +405,7 @@ def _object_row(annotation: _Entry, number: int, category: str, is_ours: bool) -
     if not is_ours or not isinstance(extra, dict):
         return row
     kinds = {f.name: f.type for f in fields(Label)}
-    kept = {k: v for k, v in extra.items() if k in _KEPT and type(v).__name__ == kinds[k]}
+    kept = {k: v for k, v in extra.items() if k in KEPT and type(v).__name__ == kinds[k]}
     if extra.get("status") in get_args(Status):
         kept["status"] = extra["status"]
     try:
@@ -435,18 +437,23 @@ def _class_row(
 
 
 def _class_label(number: int, category: Mapping[str, Any]) -> Label:
-    colour = category.get("color")
-    is_rgb = (
-        isinstance(colour, list)
-        and len(colour) == 3
-        and all(isinstance(c, int) and 0 <= c <= 255 for c in colour)
-    )
     return Label(
         number,
         str(category.get("name", number)),
-        colour="#" + bytes(colour).hex() if is_rgb and colour else "",
+        colour=stated_colour(category),
         is_thing=bool(category.get("isthing", 0)),
     )
+
+
+def stated_colour(category: Mapping[str, Any]) -> str:
+    """Return a category's own colour as ``#rrggbb``; empty where it has none that can be read."""
+    colour = category.get("color")
+    if isinstance(colour, str):
+        return colour.lower() if re.fullmatch(r"#[0-9a-fA-F]{6}", colour) else ""
+    if not isinstance(colour, list) or len(colour) != 3:
+        return ""
+    is_rgb = all(isinstance(c, int) and 0 <= c <= 255 for c in colour)
+    return "#" + bytes(colour).hex() if is_rgb else ""
 
 
 def _painted(found: list[_Found], shape: tuple[int, int]) -> tuple[Any, int]:
