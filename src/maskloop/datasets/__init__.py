@@ -19,6 +19,7 @@ DATASETS = Registry(
     "maskloop.datasets",
     {
         "cvat": "maskloop.datasets.cvat:FORMAT",
+        "geojson": "maskloop.datasets.geojson:FORMAT",
         "labelme": "maskloop.datasets.labelme:FORMAT",
         "coco": "maskloop.datasets.coco:FORMAT",
         "indexed": "maskloop.datasets.indexed:FORMAT",
