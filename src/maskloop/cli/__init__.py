@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from maskloop.cli import about, beside, cases, clicks, datasets, verbs  # noqa: F401  each adds its own
+from maskloop.cli import (  # noqa: F401  each adds its own
+    about,
+    beside,
+    cases,
+    clicks,
+    datasets,
+    readers,
+    verbs,
+)
 from maskloop.cli.options import commands
 from maskloop.cli.running import BAD_INPUT, BUG, CANCELLED, DONE, words_of
 from maskloop.core.errors import Cancelled, MaskloopError, VerificationError

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from maskloop.core.errors import InputError
-from maskloop.core.files import sha256_of
+from maskloop.core.errors import InputError, StorageError
+from maskloop.core.files import put, sha256_of
 from maskloop.core.job import Job
 
 if TYPE_CHECKING:
@@ -236,6 +237,34 @@ def folds(
         }
         for n in numbers
     ]
+
+
+def names_of(dataset: Dataset) -> dict[str, list[str]]:
+    """Return the names of the items of each split."""
+    found: dict[str, list[str]] = {}
+    for item in sorted(dataset.items, key=lambda item: item.name):
+        found.setdefault(item.split or "none", []).append(item.name)
+    return dict(sorted(found.items()))
+
+
+def write_names(found: object, path: Path | str) -> Path:
+    """Write what `names_of` or `folds` returned as JSON.
+
+    Raises
+    ------
+    StorageError
+        If the disk refuses.
+    """
+    path = Path(path)
+    try:
+        put(path, (json.dumps(found, indent=1) + "\n").encode(), mode=0o644)
+    except OSError as error:
+        msg = (
+            f"expected to write {str(path)!r}, but the system answered {error.strerror!r}; check "
+            "the folder and the disk"
+        )
+        raise StorageError(msg) from error
+    return path
 
 
 def leaks(dataset: Dataset, by: Rule = None, *, job: Job | None = None) -> list[str]:

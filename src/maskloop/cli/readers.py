@@ -1,0 +1,188 @@
+"""Commands about what datasets hold, how they are split, and how far two readers agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maskloop.cli.datasets import reading_options
+from maskloop.cli.options import commands, example, json_option
+from maskloop.cli.output import answer, as_table
+from maskloop.cli.running import working
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from maskloop.desk.statistics import By
+
+_MOST_LINES = 40  # of a list on a terminal
+_BY = click.Choice(["labels", "pieces"])
+
+
+def _rule_option(function: Any) -> Any:  # Any: click's decorators
+    text = (
+        "What must not be cut: `folder`, `item`, or a regular expression found in the item's name; "
+        "the dataset's own patients, slides or videos if left out."
+    )
+    return click.option("--by", "rule", metavar="RULE", help=text)(function)
+
+
+@commands.command(
+    epilog=example(
+        "maskloop stats annotations.json",
+        "maskloop stats cases --by pieces --csv classes.csv --plots plots",
+    )
+)
+@click.argument("dataset", type=click.Path())
+@reading_options
+@click.option(
+    "--by",
+    type=_BY,
+    default="labels",
+    show_default=True,
+    help="What an object is: all of an id, or each connected piece of it.",
+)
+@click.option("--csv", "table", type=click.Path(), help="Write the classes, split by split, here.")
+@click.option("--objects", type=click.Path(), help="Write a CSV with a line an object here.")
+@click.option("--plots", type=click.Path(), metavar="FOLDER", help="Draw SVG plots into it.")
+@json_option
+def stats(
+    dataset: str,
+    source_format: str | None,
+    profile: Path | None,
+    by: By,
+    table: str | None,
+    objects: str | None,
+    plots: str | None,
+    as_json: bool,
+) -> None:
+    """Count a dataset's classes, objects, sizes and splits."""
+    from maskloop.desk.datasets import Options
+    from maskloop.desk.plots import write_plots
+    from maskloop.desk.statistics import statistics
+
+    with working() as job:
+        options = Options(profile=profile)
+        found = statistics(dataset, by=by, format=source_format, options=options, job=job)
+        made = [found.write_csv(table)] if table else []
+        if objects:
+            made.append(found.write_objects(objects))
+        if plots:
+            made += write_plots(found, plots)
+    told = {**found.to_json(), "written": [str(path) for path in made]}
+    answer(told, _statistics_text(told), as_json=as_json)
+
+
+def _statistics_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
+    unit, counts = found["unit"], found["per_item"]
+    rows = [
+        {
+            "class": row["class"],
+            "items": row["items"],
+            "objects": row["objects"],
+            "share": f"{row['share']:.2%}",
+            "an item": _range(row["per_item"]),
+            f"size ({unit})": _range(row["size"]),
+            "ignored": row["ignored"] or None,
+        }
+        for row in found["classes"]
+    ]
+    splits = [
+        {key: row[key] for key in ("split", "items", "groups", "objects")}
+        for row in found["splits"]
+    ]
+    groups = found["groups"]
+    lines = [
+        f"{found['dataset']} ({found['format']}): {found['items']:,} items, "
+        f"{found['objects']:,} objects in {found['with_masks']:,} with masks, "
+        f"{found['empty']:,} of them empty",
+        f"objects an item: {_range(counts)}   (least, median, most)",
+        *([f"{len(groups):,} groups (patients, slides, videos)"] if groups else []),
+        "",
+        *_shortened(as_table(rows), len(rows)),
+    ]
+    if splits:
+        lines += ["", as_table(splits)]
+    if found["notes"]:
+        lines += ["", *found["notes"]]
+    return "\n".join([*lines, *(f"written: {path}" for path in found["written"])])
+
+
+def _range(spread: Mapping[str, float | None]) -> str:
+    if spread["median"] is None:
+        return "-"
+    return " / ".join(f"{spread[key]:,.4g}" for key in ("min", "median", "max"))
+
+
+def _shortened(table: str, count: int) -> list[str]:
+    lines = table.splitlines()
+    if count <= _MOST_LINES:
+        return lines
+    more = f"and {count - _MOST_LINES:,} more; --csv FILE or --json lists them"
+    return [*lines[: _MOST_LINES + 1], more]
+
+
+@commands.command(
+    epilog=example(
+        "maskloop split cases --shares train=0.7,val=0.15,test=0.15 -o splits.json",
+        "maskloop split slides --folds 5 --by '(S[0-9]+)_' -o splits_final.json",
+    )
+)
+@click.argument("dataset", type=click.Path())
+@click.option(
+    "--shares", metavar="NAME=SHARE,...", help="Splits and their shares: train=0.8,val=0.2"
+)
+@click.option("--folds", type=click.IntRange(min=2), help="Folds to cross-validate with.")
+@_rule_option
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Another one splits otherwise."
+)
+@click.option("-o", "--out", type=click.Path(), help="Write the names as JSON to this file.")
+@reading_options
+@json_option
+def split(
+    dataset: str,
+    shares: str | None,
+    folds: int | None,
+    rule: str | None,
+    seed: int,
+    out: str | None,
+    source_format: str | None,
+    profile: Path | None,
+    as_json: bool,
+) -> None:
+    """Split a dataset by patient, slide or video; always the same way, and never through one.
+
+    The file holds the items' names: {"train": [...], ...}, or of folds a list of these as nnU-Net's
+    splits_final.json. `maskloop convert --split` writes a dataset that is split.
+    """
+    from maskloop.desk import splits as desk
+    from maskloop.desk.datasets import Options, open_dataset
+
+    if (shares is None) == (folds is None):
+        raise click.UsageError("expected either --shares or --folds; give one of them")
+    found: Any  # plain JSON values, of one shape or the other
+    with working() as job:
+        options = Options(profile=profile)
+        opened = open_dataset(dataset, format=source_format, options=options, job=job)
+        if folds is not None:
+            found = desk.folds(opened, folds, seed, by=rule, job=job)
+        else:
+            made = desk.assigned(opened, desk.shares_of(shares or ""), seed, by=rule, job=job)
+            found = desk.names_of(made)
+        if out is not None:
+            desk.write_names(found, out)
+    answer(found, _split_text(found, out), as_json=as_json)
+
+
+def _split_text(found: Any, out: str | None) -> str:  # Any: plain JSON values
+    if isinstance(found, list):
+        rows = [
+            {"fold": number, **{name: len(items) for name, items in fold.items()}}
+            for number, fold in enumerate(found)
+        ]
+    else:
+        rows = [{"split": name, "items": len(items)} for name, items in found.items()]
+    return "\n".join([as_table(rows), *([f"written: {out}"] if out else [])])
