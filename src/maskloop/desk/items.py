@@ -129,7 +129,7 @@ def open_item(
         shape = (image.data.shape[0], *shape) if image.has_time else shape
         masks = (Mask.like(image, np.zeros(shape, np.uint8), LabelTable()),)
         facts = Facts(frozenset(), 0)
-    return Opened(item, image, _with_scheme(masks, dataset.scheme), False, facts)
+    return Opened(item, image, _with_scheme(masks, dataset), False, facts)
 
 
 def facts_of(sample: Sample) -> Facts:
@@ -212,9 +212,9 @@ def corrected(
     )
 
 
-def free_id(masks: Sequence[Mask]) -> int:
-    """Return an id above those of all masks."""
-    return 1 + max((i for mask in masks for i in mask.labels), default=0)
+def free_id(tables: Iterable[LabelTable]) -> int:
+    """Return an id above those of all tables."""
+    return 1 + max((i for table in tables for i in table), default=0)
 
 
 def class_row(number: int, row: Label) -> Label:
@@ -292,13 +292,15 @@ def _kind_with(dataset: Dataset, tables: Iterable[LabelTable]) -> Holding:
     return "objects" if dataset.format == IMAGES and False not in has_objects else "panoptic"
 
 
-def _with_scheme(masks: tuple[Mask, ...], scheme: LabelTable) -> tuple[Mask, ...]:
+def _with_scheme(masks: tuple[Mask, ...], dataset: Dataset) -> tuple[Mask, ...]:
     """Give the first mask a row for each class of the scheme that people can paint with.
 
     Where ids are objects, the classes of things are no rows: each object gets one of its own.
     """
-    first = masks[0]
-    has_objects = any(mask.labels.kind == "objects" for mask in masks)
+    if dataset.kind == "objects":
+        return masks
+    first, scheme = masks[0], dataset.scheme
+    has_objects = dataset.kind == "panoptic"
     names = {row.name for row in first.labels.values() if row.category is None}
     rows: list[Label] = []
     top = max((i for mask in masks for i in mask.labels), default=0)

@@ -191,6 +191,12 @@ class Editors(QObject):
         if editor.is_open and editor.keeper.editors.get(editor.mask_name) is editor:
             del editor.keeper.editors[editor.mask_name]
 
+    def let_go(self, keeper: Keeper) -> None:
+        """Forget a case of the window, and its layers; closing it is the caller's."""
+        for editor in list(keeper.editors.values()):
+            self.drop(editor)
+        self._keepers = {key: known for key, known in self._keepers.items() if known is not keeper}
+
     def soon(self, editor: LayerEditor) -> None:
         """Make steps of a layer's new strokes when napari has written them."""
         QTimer.singleShot(0, editor.take_strokes)

@@ -107,6 +107,11 @@ class Keeper(QObject):
         """Whether the steps are kept in a folder."""
         return self._case is not None and self._case.folder is not None
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether anything was ever done here, also what was taken back since."""
+        return self._case is not None and bool(len(self._case.history))
+
     @contextmanager
     def shown_already(self) -> Iterator[None]:
         """Let steps of this thread not be drawn: the layer shows them already."""
@@ -166,6 +171,10 @@ class Keeper(QObject):
     def close(self) -> None:
         """Finish what waits, write what is pending, let go of the folder."""
         self.turns.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Write what is pending and let go of the folder, when no turn is left; in any thread."""
         self._unsubscribe()
         if self._case is not None:
             self._case.close()

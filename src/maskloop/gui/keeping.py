@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from maskloop.core.case import Case
 from maskloop.core.errors import MaskloopError
+from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.gui import layers
 from maskloop.gui.editing import Editors
@@ -27,9 +28,11 @@ from maskloop.gui.ondisk import (
     repeated_on,
     snapshot_of,
 )
+from maskloop.gui.placement import Placement
 from maskloop.gui.turns import Slow, Turns
 
 _LATER_MS = 200
+_SOON_MS = 20
 
 
 class Keeping(QObject):
@@ -102,23 +105,28 @@ class Keeping(QObject):
 
     def open(self, found: Found, image: layers.Layer, *, job: Job) -> tuple[Case, list[Any]]:
         """Open an earlier case and make layer data of its masks; in any thread."""
+        # The image itself, not its path alone: a folder may hold several series.
+        place = layers.placement_of(image)
+        given = found.source if place.lead > 1 else layers.image_of(image)
+        return self.open_on(found, given, place, str(image.name), job=job)
+
+    def open_on(
+        self, found: Found, image: Image | Path, place: Placement, name: str, *, job: Job
+    ) -> tuple[Case, list[Any]]:  # Any: layer data
+        """As `open`, on pixels that no layer shows yet."""
         from maskloop.desk.cases import open_case
 
-        # The image itself, not its path alone: a folder may hold several series.
-        has_more = layers.placement_of(image).lead > 1
         case = open_case(
-            found.source if has_more else layers.image_of(image),
+            image,
             workspace=found.workspace,
             author=str(self._setting("author", "")),
             in_background=True,
             job=job,
         )
-        place = layers.placement_of(image)
         made = []
-        for name, mask in case.masks.items():
+        for key, mask in case.masks.items():
             shown = replace(mask, source=place.source, header=place.header, title=place.title)
-            title = f"{image.name}_{name or _first_name(case)}"
-            made.append((name, layers.mask_layer(shown, name=title)))
+            made.append((key, layers.mask_layer(shown, name=f"{name}_{key or _first_name(case)}")))
         return case, made
 
     def go_on(self, found: Found, case: Case, made: list[Any]) -> list[Any]:  # Any: layers
@@ -174,6 +182,72 @@ class Keeping(QObject):
         old.editors.clear()
         old.close()
         new.deliver()
+
+    # From one image of a list to the next
+
+    def answered(self, source: Path) -> Found:
+        """Go on with whatever case an image has, without asking; return what is known of it."""
+        _, place = self._folder(source)
+        found = self._found[source] = Found(source, place.workspace, {}, "continue")
+        return found
+
+    def workspace_of(self, source: Path) -> Path | None:
+        """Return the workspace that an image's case lies in; None where it lies beside it."""
+        return self._folder(source)[1].workspace
+
+    def unsaved(self, source: Path) -> str:
+        """Return why steps on an image cannot be brought to disk; empty where they can."""
+        keeper = self._editors.keeper_of(source)
+        if keeper is None or keeper.is_on_disk or not keeper.is_open or not keeper.has_steps:
+            return ""
+        if not self._setting("journal", True):
+            return "the journal is off in the preferences"
+        return self._folder(source)[1].problem or keeper.note
+
+    def leave(self, source: Path, done: Callable[[str], None]) -> None:
+        """Bring the steps on an image to disk and let go of its case; `done` follows.
+
+        Parameters
+        ----------
+        source : Path
+        done : callable
+            Takes why the steps are not on disk, empty where they are; the case is then kept.
+        """
+        self._editors.flush()
+        keeper = self._editors.keeper_of(source)
+        if keeper is None:
+            self._found.pop(source, None)
+            done("")
+            return
+        if keeper.is_settling:
+            QTimer.singleShot(_SOON_MS, lambda: self.leave(source, done))
+            return
+        if keeper.has_steps and not keeper.is_on_disk:
+            problem = self.unsaved(source)
+            if not problem:
+                self.settle(keeper)
+                problem = "" if keeper.is_settling else "another window began a case of it"
+            if problem:
+                done(problem)
+            else:
+                QTimer.singleShot(_SOON_MS, lambda: self.leave(source, done))
+            return
+        self.drop(source)
+        done("")
+
+    def drop(self, source: Path) -> None:
+        """Let go of the case of an image, whatever of it is on disk."""
+        keeper = self._editors.keeper_of(source)
+        self._found.pop(source, None)
+        if keeper is None:
+            return
+        self._editors.let_go(keeper)
+        keeper.turns.close()
+        self._turns.add(lambda: Slow(keeper.let_go, lambda _: None))
+
+    def wait(self) -> None:
+        """Return when every case that was left is closed."""
+        self._turns.wait()
 
     # To disk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from maskloop.gui import walk
+from maskloop.gui import dataset_keys, walk
 
 BRUSH_STEP_MM = 1.0
 CLASSES = 9
@@ -20,6 +20,7 @@ KEYS = {
     "W": "make the brush wider by 1 mm",
     "R": "repeat the last tool on the label selected now",
     **walk.KEYS,
+    **dataset_keys.KEYS,
 }
 
 

@@ -13,6 +13,7 @@ from maskloop.gui.host import Host
 from maskloop.gui.section import Section
 from maskloop.gui.sections.compare import CompareSection
 from maskloop.gui.sections.correct import CorrectSection
+from maskloop.gui.sections.dataset import DatasetSection
 from maskloop.gui.sections.export import ExportSection
 from maskloop.gui.sections.load import LoadSection
 from maskloop.gui.sections.objects import ObjectsSection
@@ -32,7 +33,7 @@ _STYLE = """
 
 
 class Panel(QWidget):
-    """Load, predict, correct with objects and review, compare, export, train.
+    """Load, a dataset's list, predict, correct with objects and review, compare, export, train.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ class Panel(QWidget):
         self.host = Host(viewer)
         self.load = LoadSection(self.host)
         self.predict = PredictSection(self.host)
+        self.dataset = DatasetSection(self.host, self.predict)
         self.correct = CorrectSection(self.host)
         self.objects = ObjectsSection(self.host)
         self.review = ReviewSection(self.host)
@@ -81,8 +83,16 @@ class Panel(QWidget):
     @property
     def sections(self) -> tuple[Section, ...]:
         """The parts, in the order of the loop; what opens only when wanted is closed at first."""
-        correcting = self.load, self.predict, self.correct, self.objects, self.review
-        return *correcting, self.compare, self.export, self.train
+        first = self.load, self.dataset, self.predict
+        return (
+            *first,
+            self.correct,
+            self.objects,
+            self.review,
+            self.compare,
+            self.export,
+            self.train,
+        )
 
 
 class _Column(QScrollArea):

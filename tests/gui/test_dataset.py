@@ -1,0 +1,330 @@
+"""A dataset in the window: a list to walk through, saved on the way, shared by a team."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from maskloop.core.case import Case
+from maskloop.core.dataset import Dataset, Item, Sample
+from maskloop.core.geometry import Geometry
+from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import Mask
+from maskloop.core.standing import standing_of
+from maskloop.desk.cases import case_folder
+from maskloop.desk.datasets import convert_dataset
+from maskloop.desk.worklist import Filter, Worklist
+from maskloop.gui.host import set_setting
+
+CELLS = LabelTable.classes({1: "cell", 2: "dirt"})
+SHAPE = (24, 30)
+
+
+@pytest.fixture(autouse=True)
+def own_name() -> Any:
+    """Sign as anna, and leave nothing in napari's preferences, which outlive a test."""
+    set_setting("workspace", "")
+    set_setting("author", "anna")
+    yield
+    set_setting("workspace", "")
+    set_setting("author", "")
+
+
+def written(folder: Path, count: int = 4, *, kind: str = "classes") -> Path:
+    """Write a dataset of pictures, each with one class (or object) at a place of its own."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    items, samples = [], {}
+    for number in range(count):
+        name = f"p{number}"
+        pixels = np.random.default_rng(number).integers(0, 200, SHAPE).astype(np.uint8)
+        Picture.fromarray(pixels).save(pictures / f"{name}.png")
+        item = Item(name, pictures / f"{name}.png", has_mask=True)
+        ids = np.zeros(SHAPE, np.uint8)
+        ids[2 : 6 + number, 3:9] = 1
+        table = CELLS
+        if kind == "objects":
+            table = LabelTable([Label(1, "cell 1", category="cell", is_thing=True)])
+        items.append(item)
+        samples[name] = Sample(item, (Mask(ids, Geometry.pixels(SHAPE), table),))
+    made = Dataset(
+        "cells", "made", folder, CELLS, tuple(items), lambda i, job: samples[i.name], kind
+    )
+    convert_dataset(made, folder / "set", "indexed")
+    return folder / "set"
+
+
+@pytest.fixture
+def opened(window: Any, settle: Callable[[Any], None], tmp_path: Path) -> Any:
+    """Return (viewer, panel, folder): a dataset of four pictures, listed."""
+    viewer, panel = window
+    folder = written(tmp_path)
+    panel.dataset.open_path(folder)
+    settle(panel)
+    return viewer, panel, folder
+
+
+def shown(panel: Any, qtbot: Any, place: int) -> None:
+    qtbot.waitUntil(lambda: panel.dataset.session.place == place, timeout=20_000)
+    qtbot.waitUntil(lambda: not panel.host.is_busy, timeout=20_000)
+
+
+def test_a_dataset_is_a_list_and_nothing_of_it_is_open(opened: Any) -> None:
+    viewer, panel, _ = opened
+    assert panel.dataset.list.rows.rowCount() == 4
+    assert panel.dataset.about.text() == "set (indexed): 4 unseen."
+    assert not viewer.layers
+    assert panel.dataset.header.isChecked()
+
+
+def test_next_opens_picture_and_mask_with_the_classes_of_the_dataset(
+    opened: Any, qtbot: Any
+) -> None:
+    viewer, panel, _ = opened
+    viewer.window._qt_viewer  # the keys are the viewer's
+    panel.dataset.next.click()
+    shown(panel, qtbot, 0)
+    assert [layer.name for layer in viewer.layers] == ["p0", "p0_labels"]
+    labels = panel.host.labels.layer
+    assert labels.data.sum() == 24
+    rows = {row.id: row.name for row in panel.host.editors.of(labels).labels.values()}
+    assert rows == {1: "cell", 2: "dirt"}
+    assert panel.dataset.session.standing(0).status == "in work"
+    assert panel.dataset.session.standing(0).assignee == "anna"
+
+
+def test_going_on_saves_and_coming_back_shows_it(opened: Any, qtbot: Any) -> None:
+    viewer, panel, folder = opened
+    session = panel.dataset.session
+    session.step(1)
+    shown(panel, qtbot, 0)
+    labels = panel.host.labels.layer
+    labels.data_setitem((np.array([20]), np.array([20])), 2)
+    expected = labels.data.copy()
+    session.step(1)
+    shown(panel, qtbot, 1)
+    assert [layer.name for layer in viewer.layers] == ["p1", "p1_labels"]
+    case = case_folder(folder / "images" / "p0.png")
+    with Case.open(case) as found:  # not held by the window any more
+        assert not found.is_read_only
+        assert np.array_equal(found.mask.data, expected)
+        assert found.history.last.author == "anna"
+    session.step(-1)
+    shown(panel, qtbot, 0)
+    back = panel.host.labels.layer
+    assert np.array_equal(back.data, expected)
+    assert back.editable
+    panel.correct.undo.click()
+    assert back.data[20, 20] == 0
+    assert panel.correct.banner.isHidden(), "nobody is asked whether to go on"
+
+
+def test_an_image_that_was_only_looked_at_gets_no_case(opened: Any, qtbot: Any) -> None:
+    _, panel, folder = opened
+    session = panel.dataset.session
+    for place in range(3):
+        session.step(1)
+        shown(panel, qtbot, place)
+    assert not list((folder / "images").glob("*.maskloop"))
+
+
+def test_done_goes_to_the_next_unseen_and_is_kept_on_disk(opened: Any, qtbot: Any) -> None:
+    _, panel, folder = opened
+    session = panel.dataset.session
+    session.mark([1], status="flagged")
+    session.step(1)
+    shown(panel, qtbot, 0)
+    panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 2)
+    panel.dataset.done.click()
+    shown(panel, qtbot, 2)
+    kept = Worklist.beside(folder)
+    assert [kept.of(f"p{i}").status for i in range(4)] == ["done", "flagged", "in work", "unseen"]
+    standing = standing_of(case_folder(folder / "images" / "p0.png"))
+    assert (standing.status, standing.assignee) == ("done", "anna")
+
+
+def test_keys_in_the_picture_go_on_and_flag(opened: Any, qtbot: Any) -> None:
+    viewer, panel, _ = opened
+    from app_model.types import KeyBinding
+
+    def press(key: str) -> None:
+        viewer.keymap[KeyBinding.from_str(key)](viewer)
+
+    press("U")
+    shown(panel, qtbot, 0)
+    press("K")
+    shown(panel, qtbot, 1)
+    press("Shift+K")
+    shown(panel, qtbot, 0)
+    press("Shift+Y")
+    assert panel.dataset.session.standing(0).status == "flagged"
+    press("Y")
+    shown(panel, qtbot, 2)
+    assert panel.dataset.session.standing(0).status == "done"
+
+
+def test_what_another_person_marks_is_seen(opened: Any) -> None:
+    _, panel, folder = opened
+    other = Worklist.beside(folder, author="bob")
+    other.mark(["p0", "p2"], status="done", assignee="bob")
+    panel.dataset.session.refresh()
+    assert panel.dataset.about.text() == "set (indexed): 2 unseen, 2 done."
+    panel.dataset.who.setCurrentText("bob")
+    panel.dataset._refilter()
+    assert [panel.dataset.session.items[i].name for i in panel.dataset.session.order] == [
+        "p0",
+        "p2",
+    ]
+
+
+def test_selected_rows_are_assigned_and_reviewed(opened: Any) -> None:
+    _, panel, folder = opened
+    view = panel.dataset.list
+    view.selectRow(3)
+    panel.dataset.assignee.setEditText("carol")
+    panel.dataset.assign.click()
+    panel.dataset.review()
+    found = Worklist.beside(folder).of("p3")
+    assert (found.status, found.assignee, found.reviewer) == ("done", "carol", "anna")
+    panel.dataset.mark("flagged")
+    assert Worklist.beside(folder).of("p3").reviewer == "", "what is not done was not reviewed"
+
+
+def test_counting_reads_masks_as_corrected_and_the_filter_knows_classes(
+    opened: Any, settle: Callable[[Any], None], qtbot: Any
+) -> None:
+    _, panel, _ = opened
+    session = panel.dataset.session
+    session.step(1)
+    shown(panel, qtbot, 0)
+    panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 2)
+    session.step(1)
+    shown(panel, qtbot, 1)
+    session.facts.clear()
+    panel.dataset.label.setCurrentText("dirt")
+    panel.dataset._refilter()
+    assert session.order == []
+    assert "4 are not counted yet" in panel.dataset.about.text()
+    panel.dataset.count.click()
+    settle(panel)
+    assert [session.items[i].name for i in session.order] == ["p0"]
+    panel.dataset.session.refilter(Filter(least=2))
+    assert session.order == [0]
+    panel.dataset.session.refilter(Filter(most=1))
+    assert session.order == [1, 2, 3]
+
+
+def test_overlapping_objects_are_masks_of_one_case(
+    window: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
+) -> None:
+    viewer, panel = window
+    folder = written(tmp_path, 2, kind="objects")
+    panel.dataset.open_path(folder)
+    settle(panel)
+    session = panel.dataset.session
+    geometry = Geometry.pixels(SHAPE)
+    masks = []
+    for number in (1, 2):
+        ids = np.zeros(SHAPE, np.uint8)
+        ids[5:12, 4 * number : 4 * number + 6] = number
+        row = Label(number, f"cell {number}", category="cell", is_thing=True)
+        masks.append(Mask(ids, geometry, LabelTable([row])))
+    from dataclasses import replace
+
+    session.dataset = replace(session.dataset, reader=lambda item, job: Sample(item, tuple(masks)))
+    session.go(0)
+    shown(panel, qtbot, 0)
+    assert [layer.name for layer in viewer.layers] == ["p0", "p0_labels", "p0_labels 2"]
+    panel.dataset.kind.setCurrentText("cell")
+    panel.dataset.new_object.click()
+    assert panel.host.labels.layer.selected_label == 3, "free over both masks"
+    panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 3)
+    session.step(1)
+    shown(panel, qtbot, 1)
+    with Case.open(case_folder(folder / "images" / "p0.png"), read_only=True) as case:
+        found = [*case.masks.values()]
+    assert [mask.ids() for mask in found] == [[1, 3], [2]]
+    assert found[0].labels[3].category == "cell"
+    assert np.array_equal(found[1].data, masks[1].data)
+
+
+def test_a_folder_of_volumes_is_a_list_and_the_model_drafts_what_comes(
+    window: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
+) -> None:
+    viewer, panel = window
+    for number in range(2):
+        pixels = np.zeros((9, 10, 8), np.int16)
+        pixels[2:6, 3:7, 2 : 4 + number] = 120
+        path = tmp_path / f"ct{number}.nii.gz"
+        nibabel.Nifti1Image(pixels, np.diag([-0.7, -0.7, 5.0, 1.0])).to_filename(path)
+    panel.dataset.open_path(tmp_path)
+    settle(panel)
+    session = panel.dataset.session
+    assert [item.name for item in session.items] == ["ct0", "ct1"]
+    session.step(1)
+    shown(panel, qtbot, 0)
+    assert not panel.host.labels.layer.data.any()
+    panel.predict.choose("fake3d")
+    panel.dataset.draft.click()
+    qtbot.waitUntil(lambda: panel.host.labels.layer.data.any(), timeout=20_000)
+    assert (panel.host.labels.layer.data == 2).sum() == 4 * 4 * 2
+    qtbot.waitUntil(lambda: session.ahead._done is not None, timeout=20_000)
+    session.step(1)
+    shown(panel, qtbot, 1)
+    assert (panel.host.labels.layer.data == 2).sum() == 4 * 4 * 3
+    panel.dataset.draft.click()
+    session.step(1)
+    shown(panel, qtbot, 0)
+    with Case.open(case_folder(tmp_path / "ct1.nii.gz"), read_only=True) as case:
+        assert case.history.last.kind == "model"
+        assert case.history.last.author == "fake3d"
+
+
+def test_what_cannot_be_saved_is_not_left_unasked(
+    opened: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, panel, _ = opened
+    session = panel.dataset.session
+    session.step(1)
+    shown(panel, qtbot, 0)
+    set_setting("journal", False)
+    try:
+        panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 2)
+        session.step(1)
+        qtbot.waitUntil(lambda: not panel.dataset.unsaved.isHidden(), timeout=5000)
+        assert session.place == 0
+        assert panel.host.labels.layer.data[20, 20] == 2
+        assert "journal is off" in panel.host.message.text()
+        panel.dataset.unsaved.click()
+        shown(panel, qtbot, 1)
+    finally:
+        set_setting("journal", True)
+
+
+def test_ten_thousand_images_are_listed_without_reading_one(
+    window: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    _, panel = window
+
+    def read(item: Item, job: Any) -> Sample:
+        raise AssertionError("a mask was read")
+
+    items = tuple(Item(f"train/{i:05}", count=i % 7, classes=frozenset()) for i in range(10_000))
+    found = Dataset("big", "made", tmp_path, CELLS, items, read)
+    session = panel.dataset.session
+    start = time.process_time()
+    session._opened(found, Worklist.beside(tmp_path), ())
+    session.refilter(Filter(text="99", least=3))
+    session.refilter(Filter(status="done"))
+    session.refilter(Filter())
+    spent = time.process_time() - start
+    assert panel.dataset.list.rows.rowCount() == 10_000
+    assert spent < 3, f"{spent:.2f} s"
