@@ -14,6 +14,7 @@ from maskloop.cli import (  # noqa: F401  each adds its own
     cases,
     clicks,
     datasets,
+    proofs,
     readers,
     verbs,
 )
