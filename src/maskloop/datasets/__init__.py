@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
     from maskloop.datasets.base import DatasetFormat
 
+# Profiles of mask folders (`profiles/NAME.toml`), in the order in which they are asked.
+PROFILES = (
+    *("cityscapes", "kitti", "bdd100k-panoptic", "bdd100k-instances", "bdd100k", "mapillary"),
+    *("apolloscape", "coco-stuff", "sceneparse", "ade20k", "voc", "sbd", "pascal-context"),
+    *("pascal-context-mat", "camvid", "msrc", "stanford-background", "siftflow", "barcelona"),
+    *("ccp", "pratheepan", "isbi-em", "inria-aerial", "graz02", "dsb2018", "urbanmapper3d"),
+    *("airsim", "human-parsing", "data-from-games", "daimler", "roaddetector", "binary"),
+)
+
 # In the order in which they are asked whether a folder is theirs: the surest first.
 DATASETS = Registry(
     "dataset format",
@@ -21,8 +30,11 @@ DATASETS = Registry(
         "cvat": "maskloop.datasets.cvat:FORMAT",
         "geojson": "maskloop.datasets.geojson:FORMAT",
         "labelme": "maskloop.datasets.labelme:FORMAT",
+        "coco-panoptic": "maskloop.datasets.cocopanoptic:FORMAT",
         "coco": "maskloop.datasets.coco:FORMAT",
         "indexed": "maskloop.datasets.indexed:FORMAT",
+        "maskfolder": "maskloop.datasets.maskfolder:FORMAT",
+        **{name: f"maskloop.datasets.maskfolder:{name}" for name in PROFILES},
         "lits": "maskloop.datasets.pairs:LITS",
         "cases": "maskloop.datasets.cases:FORMAT",
         "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last
