@@ -48,6 +48,15 @@ def get(name: str) -> DatasetFormat:
     return found
 
 
+def known(path: Path) -> DatasetFormat | None:
+    """Return the first dataset format that knows a file or folder, or None."""
+    for name in DATASETS:
+        found = get(name)
+        if found.open is not None and found.sniff(path):
+            return found
+    return None
+
+
 def format_of(path: Path) -> DatasetFormat:
     """Return the first dataset format that knows a file or folder.
 
@@ -60,13 +69,12 @@ def format_of(path: Path) -> DatasetFormat:
     """
     if not path.exists():
         raise missing(path, "a dataset")
-    for name in DATASETS:
-        found = get(name)
-        if found.open is not None and found.sniff(path):
-            return found
-    known = ", ".join(name for name in DATASETS if get(name).open is not None)
+    found = known(path)
+    if found is not None:
+        return found
+    names = ", ".join(name for name in DATASETS if get(name).open is not None)
     msg = (
         f"expected a dataset of a known format, got {path.name!r}, which none knows; name its "
-        f"format with --from ({known}), or write a profile for it"
+        f"format with --from ({names}), or write a profile for it"
     )
     raise FormatError(msg)

@@ -43,6 +43,9 @@ Entry = dict[str, Any]  # Any: plain JSON values
 
 STAYS = Loss("object", "has holes and stays run lengths", "have holes and stay run lengths")
 
+# A relative path in which no part begins with a dot: `inside` need not look at it.
+_PLAIN = re.compile(r"[\w\-][\w\-. ]*(?:/[\w\-][\w\-. ]*)*")
+
 # Which of several files of one split is read: the first kind that is there.
 _ORDER = ("instances", "", "person_keypoints", "stuff", "labels", "image_info", "captions")
 
@@ -63,6 +66,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     is_thing = coco_file.task_of(first.path) != "stuff" and first.kind != "classes"
     scheme = coco_file.scheme_of(files, is_thing=is_thing)
     stuff = _stuff(files, scheme)
+    _tell_shapeless(files, notices.append)
     items = listed(files, options, _drawn)
 
     def read(item: Item, job: Job) -> Sample:
@@ -275,20 +279,33 @@ class _Pictures:
         folders = [f / w for w in words for f in (base / "images", base)]
         folders += [base / "images", base / "JPEGImages", base / "data", base, path.parent]
         self._folders = [f for f in dict.fromkeys(folders) if f.is_dir()]
+        self._names: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> Path | None:
         """Return the picture of that name, if any folder has it; the last one is asked first."""
+        below, _, last = name.rpartition("/")
         for number, folder in enumerate(self._folders):
-            if os.path.isfile(f"{folder}/{name}"):
+            if last in self._listed(f"{folder}/{below}"):
                 if number:
                     self._folders.insert(0, self._folders.pop(number))
                 return folder / name
         return None
 
+    def _listed(self, folder: str) -> frozenset[str]:
+        """Return the names in a folder, read once: asking for each is slow on a network."""
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
 
 def _stated(image: Entry, file: CocoFile, options: Options) -> str:
     """Return an image's file name as a relative path with forward slashes."""
     name = image.get("file_name", image["id"])
+    if type(name) is str and _PLAIN.fullmatch(name):
+        return name
     text = str(name).replace("\\", "/") if isinstance(name, (str, int)) else ""
     if options.repair:
         return text.rpartition("/")[2] or str(image["id"])
@@ -306,15 +323,30 @@ def _group(image: Entry) -> str:
 
 def _renamed(found: Sequence[tuple[str, str, Item]]) -> tuple[Item, ...]:
     """Return the items; names that differ by suffix or folder only get those, too."""
-    counts = Counter(safe_name(item.name) for _, _, item in found)
+    counts = Counter(_undotted(item.name) for _, _, item in found)
     if counts.total() == len(counts):
         return tuple(item for _, _, item in found)
-    whole = [name if counts[safe_name(item.name)] > 1 else item.name for name, _, item in found]
-    counts = Counter(safe_name(name) for name in whole)
+    whole = [name if counts[_undotted(item.name)] > 1 else item.name for name, _, item in found]
+    counts = Counter(map(_undotted, whole))
     return tuple(
-        replace(item, name=f"{prefix}/{name}" if counts[safe_name(name)] > 1 else name)
+        replace(item, name=f"{prefix}/{name}" if counts[_undotted(name)] > 1 else name)
         for name, (_, prefix, item) in zip(whole, found, strict=True)
     )
+
+
+def _tell_shapeless(files: Sequence[CocoFile], tell: Callable[[str], None]) -> None:
+    for file in files:
+        count = sum(not a.get("segmentation") for g in file.annotations.values() for a in g)
+        if count:
+            tell(
+                f"{count:,} annotations of {file.path.name} have no shape (boxes, keypoints or "
+                "captions only): kept for COCO, but nothing of them is drawn"
+            )
+
+
+def _undotted(name: str) -> str:
+    """Return what `safe_name` makes of a name from `_stated`."""
+    return name.replace(".", "_")
 
 
 def _drawn(group: list[Entry]) -> list[Entry]:

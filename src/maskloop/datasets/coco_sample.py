@@ -132,15 +132,18 @@ class Categories:
     ----------
     dataset : Dataset
         Its scheme gives ids; where it comes from COCO, entries stay as they were.
+    is_panoptic : bool
+        Whether every category must say whether it is a thing.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, *, is_panoptic: bool = False) -> None:
         raw = [dict(c) for c in dataset.about.get("categories", ())]
         self._known = dict(zip(unique_names(raw), raw, strict=True))
         self._rows: dict[str, Label] = {}
         for row in dataset.scheme.values():
             self._rows.setdefault(row.name, row)
         self._is_thing = dataset.kind == "objects"
+        self._is_panoptic = is_panoptic
 
     def id_of(self, row: Label) -> int:
         """Return the category id of an object's class, or of a class."""
@@ -163,12 +166,13 @@ class Categories:
         known = self._known.get(row.name)
         if known is None:
             fresh = {"id": row.id, "name": row.name, "supercategory": ""}
-            fresh |= {"color": _rgb(row.colour), "isthing": int(row.is_thing)}
+            is_thing = row.is_thing or (self._is_thing and not self._is_panoptic)
+            fresh |= {"color": _rgb(row.colour), "isthing": int(is_thing)}
             return {**fresh, "ignore": 1} if row.ignore else fresh
         entry = {**known, "id": row.id}
         if (coco.stated_colour(known) or colour_of(row.id)) != row.colour:
             entry["color"] = _rgb(row.colour)
-        if "isthing" in known or row.is_thing != self._is_thing:
+        if self._is_panoptic or "isthing" in known or row.is_thing != self._is_thing:
             entry["isthing"] = int(row.is_thing)
         return entry
 
