@@ -8,7 +8,6 @@ the slices that were looked at, and what was painted by hand.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -54,6 +53,7 @@ class _Found:
     image: Path | None = None
     folder: Path | None = None
     about: dict[str, Any] = field(default_factory=dict)  # Any: plain JSON values
+    status: str = "unseen"
     problem: str = ""
 
     def rows(self, known: set[tuple[str, bool]]) -> Iterator[Label]:
@@ -115,7 +115,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
             one.image,
             shape=_shape(one.about),
             group=group,
-            status=_status(one),
+            status=one.status,
             has_mask=one.folder is not None,
             ref=one,
         )
@@ -140,7 +140,7 @@ def _notices(found: Sequence[_Found]) -> tuple[str, ...]:
             f"{damaged[0].problem}"
         )
     cases = [one for one in found if one.folder is not None]
-    undone = sum(_status(one) != "done" for one in cases)
+    undone = sum(one.status != "done" for one in cases)
     if undone:
         told.append(
             f"{undone:,} of {len(cases):,} cases are not marked done: only slices that were looked "
@@ -154,28 +154,30 @@ def _notices(found: Sequence[_Found]) -> tuple[str, ...]:
 
 def _all(path: Path, job: Job) -> list[_Found]:
     """Return every case and image below a folder, in order of name."""
-    cases: list[Path] = []
-    images: list[Path] = []
-    for place, is_case in _walk(path, job):
-        (cases if is_case else images).append(place)
-    by_place = {(p.parent, stem_of(p)): p for p in reversed(images)}
-    by_stem: dict[str, list[Path]] = {}
+    places = list(_walk(str(path), "", job))
+    images = [place for place in places if not place.is_case]
+    by_name: dict[str, _Place] = {}
+    by_stem: dict[str, list[_Place]] = {}
     for place in images:
-        by_stem.setdefault(stem_of(place), []).append(place)
-    found, taken = [], set()
-    for folder in cases:
-        one = _case(folder, path)
-        stem = folder.name.removesuffix(_CASE)
-        image: Path | None = by_place.get((folder.parent, stem))
+        by_name.setdefault(place.name, place)
+        by_stem.setdefault(place.name.rpartition("/")[2], []).append(place)
+    found = []
+    taken: set[str] = set()
+    for place in places:
+        if not place.is_case:
+            continue
+        image = by_name.get(place.name)
+        stem = place.name.rpartition("/")[2]
         if image is None and _DIGITS.search(stem):
             alike = by_stem.get(_DIGITS.sub("", stem), [])
             image = alike[0] if len(alike) == 1 else None
-        one.image = image
+        name = place.name if image is None else image.name
+        one = _case(Path(place.path), name)
         if image is not None:
-            taken.add(image)
-            one.name = _name(image, path)
+            one.image = Path(image.path)
+            taken.add(image.path)
         found.append(one)
-    found += [_Found(_name(place, path), place) for place in images if place not in taken]
+    found += [_Found(one.name, Path(one.path)) for one in images if one.path not in taken]
     names = Counter(one.name for one in found)
     for one in found:  # one name with two suffixes: told apart by them
         own = one.image or one.folder
@@ -184,29 +186,39 @@ def _all(path: Path, job: Job) -> list[_Found]:
     return sorted(found, key=lambda one: one.name)
 
 
-def _walk(folder: Path, job: Job) -> Iterator[tuple[Path, bool]]:
-    """Yield cases (true) and images (false) below a folder; a DICOM folder is an image."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a case or an image lies, and its relative POSIX name without suffix."""
+
+    path: str
+    name: str
+    is_case: bool
+
+
+def _walk(folder: str, above: str, job: Job) -> Iterator[_Place]:
+    """Yield the cases and images below a folder; a DICOM folder is an image."""
     job.check()
-    entries = sorted(_entries(folder), key=lambda entry: entry.name)
-    for entry in entries:
-        place = Path(entry.path)
-        if entry.name.startswith(".") or entry.is_symlink():
+    # Text, not paths: a list of 10,000 must come at once.
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        name = entry.name
+        if name.startswith(".") or entry.is_symlink():
             continue
         if not entry.is_dir():
-            lowered = entry.name.lower()
-            if lowered.endswith(PICTURES) and not _MASK_NAME.search(stem_of(place)):
-                yield place, False
-        elif entry.name.endswith(_CASE):
-            yield place, True
-        elif _dicom_file(place) is not None:
-            yield place, False
+            suffix = next((end for end in PICTURES if name.lower().endswith(end)), "")
+            stem = name[: len(name) - len(suffix)]
+            if suffix and not _MASK_NAME.search(stem):
+                yield _Place(entry.path, above + stem, False)
+        elif name.endswith(_CASE):
+            yield _Place(entry.path, above + name.removesuffix(_CASE), True)
+        elif _dicom_file(entry.path) is not None:
+            yield _Place(entry.path, above + name, False)
         else:
-            yield from _walk(place, job)
+            yield from _walk(entry.path, f"{above}{name}/", job)
 
 
 def _alone(folder: Path) -> _Found:
     """Return a case that was named itself, with the image beside it."""
-    one = _case(folder, folder.parent)
+    one = _case(folder, folder.name.removesuffix(_CASE))
     stem = folder.name.removesuffix(_CASE)
     beside = [p for p in sorted(folder.parent.iterdir()) if p != folder and stem_of(p) == stem]
     fits = (p for p in beside if p.name.lower().endswith(PICTURES) or _dicom_file(p) is not None)
@@ -214,22 +226,19 @@ def _alone(folder: Path) -> _Found:
     return one
 
 
-def _case(folder: Path, root: Path) -> _Found:
-    name = folder.relative_to(root).as_posix().removesuffix(_CASE)
+def _case(folder: Path, name: str) -> _Found:
+    import orjson
+
     one = _Found(name, folder=folder)
     try:
-        told = json.loads((folder / "case.json").read_bytes())
+        told = orjson.loads((folder / "case.json").read_bytes())
         one.about = told if isinstance(told, dict) else {}
         if not one.about:
             one.problem = "case.json holds no description"
+        one.status = _status(folder, one.about)
     except (OSError, ValueError) as error:
         one.problem = str(error)
     return one
-
-
-def _name(path: Path, root: Path) -> str:
-    within = path.relative_to(root)
-    return within.as_posix() if path.is_dir() else (within.parent / stem_of(path)).as_posix()
 
 
 def _shape(about: dict[str, Any]) -> tuple[int, ...] | None:  # Any: plain JSON values
@@ -238,22 +247,14 @@ def _shape(about: dict[str, Any]) -> tuple[int, ...] | None:  # Any: plain JSON 
     return tuple(shape) if is_shape and shape else None
 
 
-def _status(one: _Found) -> str:
+def _status(folder: Path, about: dict[str, Any]) -> str:  # Any: plain JSON values
     """Return how far a case is: as people said, else whether a step was made."""
-    if one.folder is None:
-        return "unseen"
-    try:
-        standing = standing_of(one.folder)
-    except FormatError:
-        standing = None
+    standing = standing_of(folder) if "standing.json" in os.listdir(folder) else None
     if standing is not None:
         return standing.status
-    if one.about.get("steps"):
-        return "in work"
-    try:
-        return "in work" if (one.folder / "journal").stat().st_size else "unseen"
-    except OSError:
-        return "unseen"
+    journal = f"{folder}/journal"
+    has_steps = about.get("steps") or (os.path.isfile(journal) and os.path.getsize(journal))
+    return "in work" if has_steps else "unseen"
 
 
 def _patients(found: Sequence[_Found]) -> list[tuple[str, str]]:
@@ -283,7 +284,8 @@ def _patients(found: Sequence[_Found]) -> list[tuple[str, str]]:
 
 def _identity(image: Path | None) -> tuple[str, set[str]]:
     """Return the patient's identifier of a DICOM folder, and the words that name the patient."""
-    file = _dicom_file(image) if image is not None and image.is_dir() else None
+    is_folder = image is not None and not image.name.lower().endswith(PICTURES)
+    file = _dicom_file(image) if image is not None and is_folder else None
     if file is None:
         return "", set()
     import pydicom
@@ -308,7 +310,7 @@ def _without(part: str, words: set[str], number: str) -> str:
     return number if number and any(word in lowered for word in words) else part
 
 
-def _dicom_file(folder: Path) -> Path | None:
+def _dicom_file(folder: Path | str) -> Path | None:
     """Return a file of a folder that is DICOM; only some are asked."""
     from maskloop.formats.base import first_bytes
 
@@ -324,7 +326,7 @@ def _dicom_file(folder: Path) -> Path | None:
     return None
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
             return list(found)

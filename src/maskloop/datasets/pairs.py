@@ -54,6 +54,7 @@ _TABLE, _GROUPS = "labels.json", "groups.json"
 _MASK_FOLDERS = ("masks", "labels")
 _ENDINGS = ("_masks", "_mask", "_labels", "_label", "_seg")
 _ENOUGH = 5000  # names looked at to tell the format
+_FOLDERS = 50  # below a folder that are looked into
 _LOOKED_AT = 12  # masks looked into where no table names the classes
 _FEW = 32  # ids; more of them are objects
 _LITS = re.compile(r"^segmentation-(\d+)\.nii(\.gz)?$", re.IGNORECASE)
@@ -178,7 +179,8 @@ def _one_folder(path: Path) -> Iterable[tuple[str, Path | None, list[Path]]]:
 
 
 def _lits_masks(path: Path) -> Iterable[tuple[str, Path]]:
-    for folder in (path, *(e for e in islice(sorted(path.glob("*/")), 200))):
+    below = [path / e.name for e in _entries(path) if e.is_dir() and not e.name.startswith(".")]
+    for folder in (path, *sorted(below)[:_FOLDERS]):
         for entry in _entries(folder):
             found = _LITS.match(entry.name)
             if found and entry.is_file():
