@@ -22,6 +22,7 @@ from maskloop.core.mask import present_ids
 if TYPE_CHECKING:
     from maskloop.core.labels import Kind
     from maskloop.core.mask import Mask
+    from maskloop.datasets.base import DatasetFormat
 
 
 def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any: plain JSON values
@@ -50,6 +51,9 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
         report instead of reading pixels: ``series`` (a row each, with its problems and the choices
         that solve them) and ``left_out``; the grid keys are there where exactly one series loads.
 
+        A dataset (``"dataset"``; see `open_dataset`) has ``items``, ``with_masks``, ``splits``,
+        ``groups``, ``holds`` (classes, objects or panoptic) and ``classes``; no grid.
+
         A file without a label table is called a mask where its values look like labels: whole
         numbers from 0 in large flat regions.
 
@@ -58,9 +62,13 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
     MaskloopError
         As for `load`.
     """
-    from maskloop.loop.load import format_of, load, load_mask
+    from maskloop import datasets
+    from maskloop.loop.load import annotations_at, format_of, load, load_mask
 
     path, job = Path(path), job or Job()
+    is_set = datasets.known(path) if path.is_dir() else annotations_at(path)
+    if is_set is not None:
+        return _dataset(path, is_set, job)
     chosen = format_of(path)
     common = {"path": str(path), "format": chosen.name}
     if chosen.inspect is not None:
@@ -88,6 +96,30 @@ def info(path: Path | str, *, job: Job | None = None) -> dict[str, Any]:  # Any:
     kind = "mask" if mask is not None else shown
     notes = list(dict.fromkeys(job.notes))
     return {**common, "kind": kind, **_grid(image, mask), "notes": notes}
+
+
+def _dataset(
+    path: Path, chosen: DatasetFormat, job: Job
+) -> dict[str, Any]:  # Any: plain JSON values
+    from maskloop.desk.datasets import open_dataset
+
+    found = open_dataset(path, format=chosen.name, job=job)
+    return {
+        "path": str(path),
+        "format": chosen.name,
+        "kind": "dataset",
+        "title": chosen.title,
+        "holds": found.kind,
+        "items": len(found.items),
+        "with_masks": sum(item.has_mask for item in found.items),
+        "splits": dict(Counter(item.split for item in found.items if item.split)),
+        "groups": len({item.group for item in found.items if item.group}),
+        "classes": [
+            {"id": row.id, "name": row.name, "colour": row.colour, "thing": row.is_thing}
+            for row in found.scheme.values()
+        ],
+        "notes": list(dict.fromkeys(job.notes)),
+    }
 
 
 def _shown(mask: Mask) -> Image:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.labels import Kind
     from maskloop.core.mask import Mask
+    from maskloop.datasets.base import DatasetFormat
 
 
 def load(path: Path | str, *, choices: Choices | None = None, job: Job | None = None) -> Image:
@@ -170,18 +171,22 @@ def _mask_of_case(
     return mask
 
 
+def annotations_at(path: Path) -> DatasetFormat | None:
+    """Return the dataset format of a single file of annotations that no file format reads."""
+    from maskloop import datasets
+
+    by_name = formats.by_suffix(path)
+    is_open = by_name is None or (by_name[0] == "coco" and not formats.get("coco").sniff(path))
+    return datasets.known(path) if is_open and path.is_file() else None
+
+
 def _item_of(
     path: Path, image: Image | None, entry: str | int | None, job: Job | None
 ) -> Mask | None:
     """Return the mask of one picture of a file of annotations; None if it is no such file."""
-    from maskloop import datasets
     from maskloop.datasets.base import Options
 
-    by_name = formats.by_suffix(path)
-    is_open = by_name is None or (by_name[0] == "coco" and not formats.get("coco").sniff(path))
-    if not is_open or not path.is_file():
-        return None
-    known = next((f for f in map(datasets.get, datasets.DATASETS) if f.sniff(path)), None)
+    known = annotations_at(path)
     if known is None or known.open is None:
         return None
     job = job or Job()
