@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Region = npt.NDArray[np.bool_]
 _SAME = 0.5  # overlap over union from which on two are one object
+_REST = 0.1  # the same, where one lies inside the other
 _INSIDE = 0.8  # share of an object inside another that makes it a part of it
 _NEAR = 4  # pixels of a shift that is still told as one
 
@@ -214,7 +215,9 @@ def _overlapping(
     gone: set[int] = set()
     taken: set[int] = set()
     for overlap, i, j, shared in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
-        if overlap < _SAME or i in gone or j in taken:
+        # What lies inside an object is what remains of it.
+        is_rest = overlap >= _REST and shared >= _INSIDE * found[j].area
+        if not (overlap >= _SAME or is_rest) or i in gone or j in taken:
             continue
         gone.add(i)
         taken.add(j)
