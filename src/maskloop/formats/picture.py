@@ -106,6 +106,16 @@ def read_mask(
     return Mask(ids, found.geometry, as_kind(labels, kind), path, None).checked()
 
 
+def read_values(path: Path, job: Job, *, with_colours: bool = False) -> Image:
+    """Read the stored values of a mask whose coding a profile knows: all channels, JPEG too.
+
+    Palettes stay numbers, or become colours with `with_colours`.
+    """
+    if _is_tiff(path):
+        return picture_tiff.read(path, job)[0]
+    return _read_pillow(path, job, as_ids=not with_colours)
+
+
 def plan(mask: Mask, *, suffix: str) -> Planned:
     """Narrow the ids; refuse volumes in PNG; say what of the grid is lost."""
     if suffix in _JPEG:

@@ -1,0 +1,446 @@
+"""What a profile of a mask folder says: where files lie, how values code classes and objects."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from maskloop.core.dataset import Holding
+from maskloop.core.errors import FormatError, InputError
+from maskloop.core.labels import Label, LabelTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Values = npt.NDArray[np.int64]
+
+FOLDER = Path(__file__).with_name("profiles")
+_BINARY: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARE: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_LARGEST = 2**31
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """Whole-number arithmetic over the stored values of a pixel.
+
+    Parameters
+    ----------
+    text : str
+        Names ``V`` (the one value) or ``R G B A`` (channels), whole numbers, ``+ - *``, ``//`` and
+        ``%`` by a number, comparisons (1 where true, 0 where not), brackets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Formula("V//1000 + (V<1000)*V")({"V": np.array([7, 26001])})
+    array([ 7, 26])
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not _is_arithmetic(self._tree()):
+            raise _bad_formula(self.text)
+
+    def _tree(self) -> ast.expr:
+        try:
+            if len(self.text) > _LONGEST:
+                raise SyntaxError("too long")
+            return ast.parse(self.text, mode="eval").body
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            raise _bad_formula(self.text) from error
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The channels it asks for."""
+        return frozenset(n.id for n in ast.walk(self._tree()) if isinstance(n, ast.Name))
+
+    @property
+    def is_threshold(self) -> bool:
+        """Whether it only compares, so that blurred values do no harm."""
+        tree = self._tree()
+        inside = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare)
+            for name in ast.walk(node)
+            if isinstance(name, ast.Name)
+        }
+        return all(node in inside for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+    def __call__(self, channels: Mapping[str, Values]) -> Values:
+        """Return one number for each entry of the channels."""
+        size = next(iter(channels.values())).shape
+        with np.errstate(over="ignore"):
+            found = _evaluated(self._tree(), channels)
+        return np.broadcast_to(np.asarray(found, np.int64), size)
+
+
+def _is_arithmetic(node: ast.expr) -> bool:
+    match node:
+        case ast.Name(id=name):
+            return name in ("V", "R", "G", "B", "A")
+        case ast.Constant(value=int(number)):
+            return not isinstance(number, bool) and number <= _LARGEST
+        case ast.BinOp(left=left, op=ast.FloorDiv() | ast.Mod(), right=ast.Constant(value=int(n))):
+            return 0 < n <= _LARGEST and _is_arithmetic(left)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult(), right=right):
+            return _is_arithmetic(left) and _is_arithmetic(right)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as operand):
+            return _is_arithmetic(operand)
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
+            return _is_arithmetic(left) and _is_arithmetic(right)
+    return False
+
+
+def _bad_formula(text: str) -> FormatError:
+    return FormatError(
+        f"expected arithmetic like 'V//1000' or 'R//10*256+G', got {text[:80]!r}; use V or R, G, "
+        "B, A, whole numbers, + - *, // and % by a number, and comparisons"
+    )
+
+
+def _evaluated(node: ast.expr, channels: Mapping[str, Values]) -> Any:  # Any: int or array
+    match node:
+        case ast.Name(id=name):
+            return channels[name]
+        case ast.Constant(value=number):
+            return number
+        case ast.UnaryOp(operand=ast.Constant(value=int(number))):
+            return -number
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_evaluated(left, channels), _evaluated(right, channels))
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            found = _COMPARE[type(op)](_evaluated(left, channels), _evaluated(right, channels))
+            return np.asarray(found, np.int64)
+    raise TypeError(ast.dump(node))  # `_is_arithmetic` lets nothing else through
+
+
+@dataclass(frozen=True, slots=True)
+class NamesFile:
+    """A file of the dataset that names the classes.
+
+    Parameters
+    ----------
+    file : str
+        Relative to the dataset's root; empty where each mask file itself holds the names.
+    form : str
+        A key of `maskfolder_names.FORMS`.
+    key : str
+        For MATLAB files: where the names lie, such as ``"index.objectnames"``.
+    first : int
+        Value of the first name of a plain list.
+    """
+
+    file: str = ""
+    form: str = "lines"
+    key: str = ""
+    first: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way in which a dataset comes; where left out, the profile's own words hold.
+
+    Parameters
+    ----------
+    masks : tuple of str
+        Where masks lie: ``"gtFine/{split}/{path}_gtFine_instanceIds.png"``. ``{split}`` and
+        ``{group}`` mean what they say, ``{path}`` may run over folders, ``{object}`` numbers the
+        files of one picture, ``{class}`` names their class; other words only pair. All that match
+        are read.
+    images : tuple of str
+        The same for pictures, with words of the masks; ``.*`` is any picture's suffix. The first
+        that is there is taken.
+    objects : str
+        Where a second file with the numbers of objects lies.
+    beside : str
+        Where a file with the names of the objects of one picture lies.
+    item : str
+        How an item is named; its words without the split where left out.
+    splits : str
+        Lists of names: ``"ImageSets/Segmentation/{split}.txt"``.
+    split_names : mapping of str to str
+        A split's word in the dataset -> ours; empty text means that it is none.
+    group : str
+        Regular expression whose first bracket finds the group in an item's name.
+    unlabelled : bool
+        Whether pictures without a mask are listed too.
+    kind : {"classes", "objects", "panoptic"}
+    class_, object_, ignore : Formula, optional
+        What codes the class, the number of the object (0: none), and whether to ignore it.
+    colours : bool
+        Whether classes are coded by the colours of the table instead.
+    things_only : bool
+        Whether numbers of objects count for things alone.
+    nothing : tuple of int
+        Values of the class that mean background.
+    shift : int
+        What is added to a value to make a label's id.
+    names : tuple of NamesFile
+        The first that is there is read.
+    key, object_key : str
+        What to take of a MATLAB file.
+    classes : tuple of (int, Label)
+        Value and row.
+    """
+
+    masks: tuple[str, ...]
+    images: tuple[str, ...] = ()
+    objects: str = ""
+    beside: str = ""
+    item: str = ""
+    splits: str = ""
+    split_names: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
+    unlabelled: bool = False
+    kind: Holding = "classes"
+    class_: Formula | None = Formula("V")
+    object_: Formula | None = None
+    ignore: Formula | None = None
+    colours: bool = False
+    things_only: bool = False
+    nothing: tuple[int, ...] = (0,)
+    shift: int = 0
+    names: tuple[NamesFile, ...] = ()
+    key: str = ""
+    object_key: str = ""
+    classes: tuple[tuple[int, Label], ...] = ()
+
+    @property
+    def scheme(self) -> LabelTable:
+        """The classes without their values."""
+        return LabelTable(row for _, row in self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A dataset's folder layout and coding, from a TOML file.
+
+    Parameters
+    ----------
+    name, title, layout, source : str
+        Key, words for people, where files lie, and where names, colours and coding are from.
+    proof : str
+        As for `DatasetFormat`.
+    dims : frozenset of int
+        Spatial axes that it can hold.
+    sniff : tuple of str
+        Patterns of paths; a folder in which all are met is of this layout. None where empty.
+    variants : tuple of Variant
+        In the order in which they are tried.
+    """
+
+    name: str
+    title: str
+    layout: str
+    source: str
+    proof: str
+    dims: frozenset[int]
+    sniff: tuple[str, ...]
+    variants: tuple[Variant, ...]
+
+
+_OWN = ("title", "layout", "source", "proof", "dims", "sniff", "variant", "classes_of")
+_RENAMED = {"class": "class_", "object": "object_"}
+
+
+def load(path: Path) -> Profile:
+    """Return the profile in a TOML file.
+
+    Raises
+    ------
+    MissingFileError
+        If there is none.
+    FormatError
+        If it is not TOML, or says something that profiles do not know; names the entry.
+    """
+    from maskloop.formats.base import reading
+
+    with reading(path):
+        text = path.read_bytes()
+    try:
+        found = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"expected TOML in the profile {path.name}, got: {error}; correct that line"
+        raise FormatError(msg) from error
+    return parsed(found, path.stem)
+
+
+def shipped(name: str) -> Profile:
+    """Return one of our own profiles."""
+    return load(FOLDER / f"{name}.toml")
+
+
+def parsed(found: Mapping[str, Any], name: str) -> Profile:  # Any: what TOML holds
+    """Return the profile that a TOML table describes."""
+    given = dict(found)
+    own = {key: given.pop(key) for key in _OWN if key in given}
+    like = own.get("classes_of", "")
+    if like and "classes" not in given:
+        if not re.fullmatch(r"[a-z0-9-]+", str(like)):
+            raise _odd(name, "classes_of", like)
+        with (FOLDER / f"{like}.toml").open("rb") as stream:
+            given["classes"] = tomllib.load(stream)["classes"]
+    several = own.get("variant", [{}])
+    if not isinstance(several, list) or not all(isinstance(v, dict) for v in several):
+        raise _odd(name, "variant", several)
+    return Profile(
+        name=name,
+        title=_text(name, "title", own.get("title", name)),
+        layout=_text(name, "layout", own.get("layout", "")),
+        source=_text(name, "source", own.get("source", "")),
+        proof=_text(name, "proof", own.get("proof", "synthetic data only")),
+        dims=frozenset(_numbers(name, "dims", own.get("dims", [2]))),
+        sniff=_texts(name, "sniff", own.get("sniff", [])),
+        variants=tuple(_variant(name, {**given, **one}) for one in several),
+    )
+
+
+def _variant(name: str, given: Mapping[str, Any]) -> Variant:  # Any: what TOML holds
+    known = {f.name for f in fields(Variant)}
+    made: dict[str, Any] = {}  # Any: as above
+    for key, value in given.items():
+        place = _RENAMED.get(key, key)
+        if place not in known or key in _RENAMED.values():
+            listed = ", ".join(sorted((known - set(_RENAMED.values())) | set(_RENAMED)))
+            msg = f"expected a known entry in the profile {name}, got {key!r}; known are: {listed}"
+            raise FormatError(msg)
+        made[place] = _entry(name, place, value)
+    if not made.get("masks"):
+        raise _odd(name, "masks", made.get("masks"))
+    shift = made.get("shift", 0)
+    made["classes"] = rows(name, made.get("classes", ()), shift)
+    if made.get("colours"):
+        made.setdefault("nothing", ())
+    return Variant(**made)
+
+
+def _entry(name: str, key: str, value: Any) -> Any:  # Any: what TOML holds
+    if key in ("masks", "images"):
+        return _texts(name, key, [value] if isinstance(value, str) else value)
+    if key in ("class_", "object_", "ignore"):
+        return Formula(_text(name, key.rstrip("_"), value)) if value else None
+    if key in ("unlabelled", "colours", "things_only"):
+        if not isinstance(value, bool):
+            raise _odd(name, key, value)
+        return value
+    if key == "nothing":
+        return tuple(_numbers(name, key, value))
+    if key == "shift":
+        return _numbers(name, key, [value])[0]
+    if key == "split_names":
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise _odd(name, key, value)
+        return value
+    if key == "names":
+        several = value if isinstance(value, list) else [value]
+        return tuple(_names_file(name, one) for one in several)
+    if key == "kind":
+        if value not in get_args(Holding):
+            raise _odd(name, key, value)
+        return value
+    if key == "group":
+        try:
+            is_one = re.compile(_text(name, key, value)).groups == 1
+        except re.error as error:
+            raise _odd(name, key, value) from error
+        if value and not is_one:
+            raise _odd(name, key, value)
+        return value
+    return value if key == "classes" else _text(name, key, value)
+
+
+def _names_file(name: str, value: Any) -> NamesFile:  # Any: what TOML holds
+    known = {f.name for f in fields(NamesFile)}
+    if not isinstance(value, dict) or not set(value) <= known:
+        raise _odd(name, "names", value)
+    first = _numbers(name, "names.first", [value.get("first", 1)])[0]
+    words = {k: _text(name, f"names.{k}", v) for k, v in value.items() if k != "first"}
+    return NamesFile(**words, first=first)
+
+
+def rows(name: str, listed: object, shift: int) -> tuple[tuple[int, Label], ...]:
+    """Return ``(value, row)`` of each listed class; what is coded as less than 1 gets a free id."""
+    if not isinstance(listed, (list, tuple)):
+        raise _odd(name, "classes", listed)
+    given = [one if isinstance(one, dict) else {} for one in listed]
+    try:
+        wanted = [int(one.get("id", int(one["value"]) + shift)) for one in given]
+        free = 1 + max((i for i in wanted if i not in (255, 65535)), default=0)
+        made = []
+        for one, number in zip(given, wanted, strict=True):
+            if number < 1:
+                number, free = max(free, 1), max(free, 1) + 1
+            made.append((int(one["value"]), _label(one, number)))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        msg = (
+            f"expected classes like {{value = 1, name = 'road', colour = '#804080'}} in the "
+            f"profile {name}, got one without: {error}; complete it"
+        )
+        raise FormatError(msg) from error
+    ids = [row.id for _, row in made]
+    if len(set(ids)) < len(ids) or len({value for value, _ in made}) < len(made):
+        msg = f"expected each value and id once in the profile {name}, got some twice; renumber"
+        raise FormatError(msg)
+    return tuple(made)
+
+
+def _label(one: Mapping[str, Any], number: int) -> Label:  # Any: what TOML holds
+    return Label(
+        number,
+        str(one["name"]),
+        str(one.get("colour", "")),
+        is_thing=one.get("thing", False) is True,
+        ignore=one.get("ignore", False) is True,
+    )
+
+
+def _text(name: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _odd(name, key, value)
+    return value
+
+
+def _texts(name: str, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise _odd(name, key, value)
+    return tuple(value)
+
+
+def _numbers(name: str, key: str, value: object) -> list[int]:
+    if not isinstance(value, list) or not all(type(one) is int for one in value):
+        raise _odd(name, key, value)
+    return value
+
+
+def _odd(name: str, key: str, value: object) -> FormatError:
+    return FormatError(
+        f"expected {key!r} of the profile {name} as docs/reference/profiles.md says, got "
+        f"{str(value)[:80]!r}; correct it"
+    )
