@@ -167,7 +167,7 @@ def test_the_split_command_writes_names(tmp_path, capsys):
 def test_real_photographs_are_counted_as_pycocotools_counts_them(shared_data, tmp_path):
     from pycocotools.coco import COCO
 
-    archive = next((shared_data / "images2d").glob("*tiny_coco*.zip"), None)
+    archive = next((shared_data / "images2d").rglob("*tiny_coco*.zip"), None)
     if archive is None:
         pytest.skip("tiny COCO is not there")
     with zipfile.ZipFile(archive) as zipped:

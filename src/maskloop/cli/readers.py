@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maskloop.cli.datasets import reading_options
-from maskloop.cli.options import commands, example, json_option
+from maskloop.cli.options import commands, example, json_option, kind_option
 from maskloop.cli.output import answer, as_table
 from maskloop.cli.running import working
 
@@ -186,3 +186,86 @@ def _split_text(found: Any, out: str | None) -> str:  # Any: plain JSON values
     else:
         rows = [{"split": name, "items": len(items)} for name, items in found.items()]
     return "\n".join([as_table(rows), *([f"written: {out}"] if out else [])])
+
+
+@commands.command(
+    epilog=example(
+        "maskloop agree anna.nii.gz bert.nii.gz --csv lesions.csv",
+        "maskloop agree cases/anna cases/bert --names anna bert --json",
+        "maskloop agree first.json second.json --least 0.5",
+    )
+)
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@click.option("--names", nargs=2, metavar="A B", help="What the readers are called.")
+@click.option(
+    "--by",
+    type=_BY,
+    help="Whether a class is one object, or each connected piece (as if left out).",
+)
+@click.option(
+    "--least",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="IoU from which on two objects are one.",
+)
+@click.option("--csv", "table", type=click.Path(), help="Write a CSV with a line an object here.")
+@click.option("--from", "source_format", metavar="FORMAT", help="Format of both datasets.")
+@kind_option
+@json_option
+def agree(
+    a: str,
+    b: str,
+    names: tuple[str, str] | None,
+    by: By | None,
+    least: float,
+    table: str | None,
+    source_format: str | None,
+    kind: Any,  # Any: click checked that it is one of the two kinds
+    as_json: bool,
+) -> None:
+    """Compare two readers object by object: Dice, HD95, what one missed and what one added.
+
+    A and B are two masks of one image (files or case folders), or two datasets of the same items.
+    """
+    from maskloop.desk.agree import agree as compare
+
+    with working() as job:
+        found = compare(
+            a, b, names=names, by=by, least=least, kind=kind, format=source_format, job=job
+        )
+        if table is not None:
+            found.write_csv(table)
+    told = found.to_json()
+    answer(told, _agreement_text(told), as_json=as_json)
+
+
+def _agreement_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
+    a, b, unit = found["a"], found["b"], found["unit"]
+    classes = [
+        {
+            "class": row["class"],
+            a: row["objects_a"],
+            b: row["objects_b"],
+            "both": row["matched"],
+            "missed": row["missed"],
+            "added": row["added"],
+            "Dice an object": row["dice_objects"],
+            f"HD95 an object ({unit})": row["hd95_objects"],
+            "Dice of all": row["dice"],
+        }
+        for row in found["classes"]
+    ]
+    items = sorted(found["items"], key=lambda row: (row["dice"] is None, row["dice"]))
+    shown = [
+        {key: row[key] for key in ("item", "matched", "missed", "added", "dice")} for row in items
+    ]
+    lines = [
+        f"{a} and {b}: {len(items):,} item{'s' * (len(items) != 1)}; missed: {a}'s alone, "
+        f"added: {b}'s alone",
+        as_table(classes),
+    ]
+    if len(items) > 1:
+        lines += ["", "least alike first", *_shortened(as_table(shown), len(shown))]
+    return "\n".join([*lines, *found["notes"]])

@@ -32,7 +32,7 @@ def aligned(a: Mask, b: Mask, kind: Kind | None = None) -> tuple[Mask, Mask, Lab
         What objects of no category of their own are: what the other mask's are where those are
         known, else objects in pictures and classes in volumes.
     """
-    called = [_class_names(mask, other, kind) for mask, other in ((a, b), (b, a))]
+    called = [class_names(mask, other, kind) for mask, other in ((a, b), (b, a))]
     notes = []
     single = [set(names.values()) for names in called]
     if all(len(s) == 1 for s in single) and single[0] != single[1]:
@@ -65,7 +65,7 @@ def aligned(a: Mask, b: Mask, kind: Kind | None = None) -> tuple[Mask, Mask, Lab
     return made[0], made[1], table, notes
 
 
-def _class_names(mask: Mask, other: Mask, kind: Kind | None) -> dict[int, str]:
+def class_names(mask: Mask, other: Mask, kind: Kind | None) -> dict[int, str]:
     """Return the class of each id; of nameless ids what `kind` or the other mask makes of them."""
     as_classes = kind == "classes" or (kind is None and not _holds_objects(mask, other))
     known = {i: row.name for m in (other, mask) for i, row in m.labels.items() if not row.category}
