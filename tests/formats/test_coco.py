@@ -136,7 +136,7 @@ def test_the_same_mask_gives_the_same_bytes(tmp_path):
 
 def test_a_volume_is_refused_in_words_and_one_slice_is_a_picture(tmp_path):
     grid = Geometry.regular((2, 4, 5), (3, 1, 1))
-    with pytest.raises(InputError, match=r"volumes come in a later version"):
+    with pytest.raises(InputError, match=r"convert IN OUT --to coco-volume"):
         export(Mask(np.ones((2, 4, 5), np.uint8), grid, LabelTable()), tmp_path / "m.json")
     grid = Geometry.regular((1, 4, 5), (3, 1, 1))
     receipt = export(Mask(np.ones((1, 4, 5), np.uint8), grid, LabelTable()), tmp_path / "m.json")

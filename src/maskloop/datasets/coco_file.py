@@ -13,6 +13,7 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.formats import coco
 from maskloop.formats.base import first_bytes
+from maskloop.formats.coco_rows import stated_colour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -352,7 +353,7 @@ def _row(number: int, name: str, entry: Entry, *, is_thing: bool) -> Label:
     return Label(
         number,
         name,
-        colour=coco.stated_colour(entry),
+        colour=stated_colour(entry),
         is_thing=bool(said) if said is not None else is_thing,
         ignore=entry.get("ignore") in (1, True),
     )

@@ -16,7 +16,7 @@ from maskloop.core.labels import Label, LabelTable, colour_of
 from maskloop.core.mask import Mask
 from maskloop.datasets.base import class_of, regions
 from maskloop.datasets.coco_file import unique_names
-from maskloop.formats import coco, coco_shapes
+from maskloop.formats import coco_rows, coco_shapes
 from maskloop.formats.overlap import Layers, Piece
 from maskloop.ops import outlines
 from maskloop.ops.rings import rings
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]  # Any: plain JSON values
 
-_OWN = (
-    "id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd", "score",
-)  # fmt: skip
 _IMAGE = ("id", "file_name", "width", "height")
 _MOST_ID = 65535
 
@@ -167,11 +164,11 @@ class Categories:
         if known is None:
             fresh = {"id": row.id, "name": row.name, "supercategory": ""}
             is_thing = row.is_thing or (self._is_thing and not self._is_panoptic)
-            fresh |= {"color": _rgb(row.colour), "isthing": int(is_thing)}
+            fresh |= {"color": coco_rows.rgb(row.colour), "isthing": int(is_thing)}
             return {**fresh, "ignore": 1} if row.ignore else fresh
         entry = {**known, "id": row.id}
-        if (coco.stated_colour(known) or colour_of(row.id)) != row.colour:
-            entry["color"] = _rgb(row.colour)
+        if (coco_rows.stated_colour(known) or colour_of(row.id)) != row.colour:
+            entry["color"] = coco_rows.rgb(row.colour)
         if self._is_panoptic or "isthing" in known or row.is_thing != self._is_thing:
             entry["isthing"] = int(row.is_thing)
         return entry
@@ -197,12 +194,11 @@ def annotations_of(
         }
         if row.score is not None:
             annotation["score"] = row.score
-        said = {} if is_class else coco.attributes(row)
+        said = {} if is_class else coco_rows.attributes(row)
         if row.ignore and row.name == f"{row.category} crowd {row.id}":
             del said["name"]  # what a crowd is called when it is read
         if said:
-            theirs = extra.get("attributes")
-            annotation["attributes"] = {**(theirs if isinstance(theirs, dict) else {}), **said}
+            annotation["attributes"] = coco_rows.attributes_with(extra, said)
         found.append(annotation)
     for name, entry in kept.shapeless:
         again = {**entry, "id": next(numbers), "image_id": image_id}
@@ -241,7 +237,7 @@ def _rows(
     numbers = iter(own)
     is_ours = bool(file.kind)
     return [
-        by_name[name] if name in stuff else coco.object_row(a, next(numbers), name, is_ours)
+        by_name[name] if name in stuff else coco_rows.object_row(a, next(numbers), name, is_ours)
         for a, name in zip(drawn, names, strict=True)
     ]
 
@@ -266,17 +262,9 @@ def _laid(
 
 def _extra(annotation: Entry, file: CocoFile) -> Entry:
     """Return what an annotation says beside its shape, class and score."""
-    extra = {k: v for k, v in annotation.items() if k not in _OWN}
+    extra = coco_rows.extra_of(annotation, is_ours=bool(file.kind))
     crowd = annotation.get("iscrowd", 0)
-    if crowd not in (0, False):
-        extra["iscrowd"] = crowd
-    said = extra.get("attributes")
-    if file.kind and isinstance(said, dict):
-        theirs = {k: v for k, v in said.items() if k not in coco.KEPT}
-        extra["attributes"] = theirs
-        if not theirs:
-            del extra["attributes"]
-    return extra
+    return extra if crowd in (0, False) else {**extra, "iscrowd": crowd}
 
 
 def _shapes(sample: Sample, *, is_polygon: bool) -> Iterator[tuple[Label, Entry]]:
@@ -299,7 +287,3 @@ def _polygons(mask: Mask) -> dict[int, list[list[int]]]:
             corner = np.array([one.box[1].start, one.box[0].start])
             found[one.label.id] = [(r.points + corner).reshape(-1).tolist() for r in lines]
     return found
-
-
-def _rgb(colour: str) -> list[int]:
-    return list(bytes.fromhex(colour[1:]))

@@ -36,8 +36,9 @@ from maskloop.datasets.base import (
 )
 from maskloop.datasets.coco import ImageIds, about_of, head_of, listed, placed, split_word
 from maskloop.datasets.coco_file import CocoFile, read_file
-from maskloop.formats import coco, coco_shapes, picture_png
+from maskloop.formats import coco_shapes, picture_png
 from maskloop.formats.base import reading
+from maskloop.formats.coco_rows import object_row
 from maskloop.formats.coco_stream import CocoStream
 from maskloop.ops import outlines
 
@@ -228,7 +229,7 @@ def _rows(segments: list[Entry], file: CocoFile, scheme: LabelTable) -> list[Lab
     return [
         by_name[n]
         if alone
-        else replace(coco.object_row(s, next(free), n, False), is_thing=by_name[n].is_thing)
+        else replace(object_row(s, next(free), n, False), is_thing=by_name[n].is_thing)
         for s, n, alone in zip(segments, names, is_class, strict=True)
     ]
 

@@ -11,11 +11,9 @@ References
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field, fields, replace
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,32 +21,24 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.job import Job
-from maskloop.core.labels import Kind, Label, LabelTable, Status, colour_of
+from maskloop.core.labels import Kind, Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats import coco_shapes
 from maskloop.formats.base import Evidence, Format, Planned, Target, first_bytes, reading
+from maskloop.formats.coco_rows import CocoHeader, class_row, class_rows, extra_of, object_row
+from maskloop.formats.coco_write import is_classes, write_mask
+from maskloop.formats.overlap import Layers, Piece
 from maskloop.ops import outlines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
     from maskloop.core.geometry import Box
     from maskloop.core.image import Image
 
-KEPT = ("name", "colour", "author", "locked", "visible", "status")
 _Entry = dict[str, Any]  # Any: plain JSON values
-
-
-@dataclass(frozen=True, slots=True)
-class CocoHeader:
-    """What of a COCO file is written back as it was: image entry, categories, info, licenses."""
-
-    image: Mapping[str, Any] = field(default_factory=dict)
-    categories: tuple[Mapping[str, Any], ...] = ()
-    info: Mapping[str, Any] = field(default_factory=dict)
-    licenses: tuple[Any, ...] = ()  # Any: plain JSON values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +49,28 @@ class _Found:
     runs: list[outlines.Runs]
     area: int
     is_crowd: bool
+    extra: _Entry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """One image of a file, chosen and checked."""
+
+    path: Path
+    content: _Entry
+    header: CocoHeader
+    shape: tuple[int, int]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we wrote the file."""
+        return isinstance(self.header.info.get("maskloop"), dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What we wrote that ids stand for; objects in the files of others."""
+        said = self.header.info["maskloop"].get("kind") if self.is_ours else ""
+        return "classes" if said == "classes" else "objects"
 
 
 def sniff(path: Path) -> bool:
@@ -89,28 +101,45 @@ def read_mask(
     InputError
         If the file holds several images and none is chosen.
     """
-    content = parse(path)
-    shown = _chosen(content, image, entry, path)
-    shape = coco_shapes.size_of(shown, path.name)
-    header = CocoHeader(
-        shown,
-        tuple(content.get("categories", ())),
-        content.get("info") or {},
-        tuple(content.get("licenses") or ()),
-    )
-    stated = (header.info.get("maskloop") or {}).get("kind") if header.info else None
-    kind = kind or ("classes" if stated == "classes" else "objects")
-    found = _objects(content, shown, shape, kind, path, job)
-    data, lost = _painted(found, shape)
+    opened = _opened(path, image, entry)
+    kind = kind or opened.kind
+    found = _objects(opened, kind, job)
+    data, lost = _painted(found, opened.shape)
     if lost:
         job.say(
             f"{lost} pixels of {path.name} belong to several objects; each went to one of them "
             f"(crowds lowest, then the higher score, then the smaller object on top)"
         )
-    rows = {f.label.id: f.label for f in found}
-    if kind == "classes":
-        rows = {**{c.id: c for c in _class_rows(header)}, **rows}
-    return Mask(data, Geometry.pixels(shape), LabelTable(rows.values()), path, header)
+    return _mask(opened, kind, data, found, found)
+
+
+def read_masks(path: Path, *, image: Image | None, kind: Kind | None, job: Job) -> list[Mask]:
+    """Read the objects of one image whole: those that overlap others go to further masks.
+
+    Parameters, and errors, as for `read_mask`.
+    """
+    opened = _opened(path, image, None)
+    kind = kind or opened.kind
+    found = _objects(opened, kind, job)
+    data, lost = _painted(found, opened.shape)
+    if not lost:
+        return [_mask(opened, kind, data, found, found)]
+    together: dict[int, list[_Found]] = {}
+    for one in sorted(found, key=_rank(found), reverse=True):
+        together.setdefault(one.label.id, []).append(one)
+    layers = Layers(opened.shape, max(together))
+    for ones in together.values():
+        runs = [part for one in ones for part in one.runs]
+        layers.add(ones[0].label, [Piece(*outlines.region_of(runs, opened.shape[0]))])
+    job.say(
+        f"objects of {path.name} overlap: those under others are on {len(layers) - 1} further "
+        "mask(s), each whole"
+    )
+    masks = []
+    for number, (ids, table) in enumerate(layers.found()):
+        here = [one for one in found if one.label.id in table]
+        masks.append(_mask(opened, kind, ids, here, found if number == 0 else None))
+    return masks
 
 
 def read_apart(
@@ -133,11 +162,9 @@ def read_apart(
     FormatError, InputError
         As for `read_mask`.
     """
-    content = parse(path)
-    shown = _chosen(content, None, entry, path)
-    shape = coco_shapes.size_of(shown, path.name)
-    found = _objects(content, shown, shape, "objects", path, job or Job())
-    return [(f.label, *outlines.region_of(f.runs, shape[0])) for f in found if f.area]
+    opened = _opened(path, None, entry)
+    found = _objects(opened, "objects", job or Job())
+    return [(f.label, *outlines.region_of(f.runs, opened.shape[0])) for f in found if f.area]
 
 
 def plan(mask: Mask, *, suffix: str) -> Planned:
@@ -147,8 +174,8 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
         ids = ids[0]
     if ids.ndim != 2:
         msg = (
-            f"expected a picture (y, x) for COCO, got shape {ids.shape}; volumes come in a later "
-            f"version: write .nii.gz, or export one slice"
+            f"expected a picture (y, x) for COCO, got shape {ids.shape}; write .nii.gz, or make a "
+            f"dataset of its slices: maskloop convert IN OUT --to coco-volume"
         )
         raise InputError(msg)
     losses = []
@@ -156,7 +183,7 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
         losses.append("the place in the world (mm) has no home in COCO: keep the image beside it")
     ids = ids.astype(smallest_unsigned(int(ids.max(initial=0))), copy=False)
     labels = mask.labels
-    if not _is_classes(labels):
+    if not is_classes(labels):
         empty = sorted(set(labels) - set(Mask(ids, Geometry.pixels(ids.shape), labels).ids()))
         labels = labels.without(empty)
         if empty:
@@ -165,122 +192,11 @@ def plan(mask: Mask, *, suffix: str) -> Planned:
     return Planned(planned, None, tuple(losses))
 
 
-def write_mask(mask: Mask, to: Target) -> None:
-    """Write the JSON; the same mask gives the same bytes."""
-    import orjson
-
-    to.path.write_bytes(orjson.dumps(_content(mask, to.final), option=orjson.OPT_APPEND_NEWLINE))
-
-
 def reread(to: Target) -> Evidence:
     """Decode the JSON again, character by character, with the standard library's parser."""
     from maskloop.formats import coco_plain
 
     return coco_plain.read(to.path)
-
-
-def _content(mask: Mask, target: Path) -> _Entry:
-    header = mask.header if isinstance(mask.header, CocoHeader) else CocoHeader()
-    height, width = mask.data.shape
-    entry = {
-        "id": 1,
-        **header.image,
-        "width": width,
-        "height": height,
-        "file_name": _file_name(mask, header, target),
-    }
-    categories = _categories(mask.labels, header)
-    number_of = {c["name"]: c["id"] for c in categories}
-    is_classes = _is_classes(mask.labels)
-    rows = {**mask.labels}
-    annotations = []
-    for outline in outlines.encode(mask.data):
-        row = rows[outline.id]
-        annotation: _Entry = {
-            "id": outline.id,
-            "image_id": entry["id"],
-            "category_id": row.id if is_classes else number_of[row.category or row.name],
-            "segmentation": {"size": [height, width], "counts": outline.counts},
-            "area": outline.area,
-            "bbox": [float(n) for n in outline.box],
-            "iscrowd": int(row.ignore and not is_classes),
-        }
-        if row.score is not None:
-            annotation["score"] = row.score
-        extra = {} if is_classes else attributes(row)
-        if extra:
-            annotation["attributes"] = extra
-        annotations.append(annotation)
-    return {
-        "info": {
-            **header.info,
-            "maskloop": {"version": 1, "kind": "classes" if is_classes else "objects"},
-        },
-        "licenses": list(header.licenses),
-        "images": [entry],
-        "annotations": annotations,
-        "categories": categories,
-    }
-
-
-def _is_classes(labels: LabelTable) -> bool:
-    """Whether ids are category ids; an empty table says nothing, and keeps a file's categories."""
-    return bool(labels) and labels.kind == "classes"
-
-
-def attributes(row: Label) -> _Entry:
-    """Return the fields of an object's row that COCO has no place for, where they say something."""
-    plain = Label(row.id, f"{row.category} {row.id}")
-    return {k: getattr(row, k) for k in KEPT if getattr(row, k) != getattr(plain, k)}
-
-
-def _categories(labels: LabelTable, header: CocoHeader) -> list[_Entry]:
-    """Return the categories: classes keep their ids, objects' categories those of their file."""
-    known = {str(c.get("name")): dict(c) for c in header.categories}
-    if _is_classes(labels):
-        rows = labels.values()
-        return [
-            {
-                "supercategory": "",
-                **known.get(r.name, {}),
-                "id": r.id,
-                "name": r.name,
-                "color": _rgb(r.colour),
-                "isthing": int(r.is_thing),
-            }
-            for r in rows
-        ]
-    wanted = sorted({r.category or r.name for r in labels.values()} - set(known))
-    taken = {int(c["id"]) for c in known.values()}
-    free = (n for n in count(1) if n not in taken)
-    fresh = {name: next(free) for name in wanted}
-    found = [dict(c) for c in header.categories]
-    stuff = {r.name for r in labels.values() if r.category is None and not r.is_thing}
-    for name, number in fresh.items():
-        colour = _rgb(colour_of(number))
-        is_thing = int(name not in stuff)
-        found.append(
-            {"id": number, "name": name, "supercategory": "", "color": colour, "isthing": is_thing}
-        )
-    return sorted(found, key=lambda c: int(c["id"]))
-
-
-def _rgb(colour: str) -> list[int]:
-    return list(bytes.fromhex(colour[1:]))
-
-
-def _file_name(mask: Mask, header: CocoHeader, target: Path) -> str:
-    """Return the picture's name relative to the JSON's folder, with forward slashes."""
-    stated = str(header.image.get("file_name", ""))
-    source = mask.source
-    if source is None:
-        return stated or "mask.png"
-    if stated and (source.suffix.lower() == ".json" or PurePosixPath(stated).name == source.name):
-        return stated
-    try:
-        return source.resolve().relative_to(target.resolve().parent).as_posix()
-    except ValueError:
-        return source.name
 
 
 def parse(path: Path) -> _Entry:
@@ -304,6 +220,34 @@ def parse(path: Path) -> _Entry:
         )
         raise FormatError(msg)
     return content
+
+
+def _opened(path: Path, image: Image | None, entry: str | int | None) -> _Opened:
+    content = parse(path)
+    for part in ("annotations", "categories"):
+        listed = content.setdefault(part, [])
+        if not isinstance(listed, list) or not all(isinstance(e, dict) for e in listed):
+            msg = (
+                f"expected a list of entries as {part!r} in {path.name}, got "
+                f"{str(listed)[:40]}; choose a COCO file, or repair it"
+            )
+            raise FormatError(msg)
+    for number in (c.get("id") for c in content["categories"]):
+        if type(number) is not int:
+            msg = (
+                f"expected whole numbers as ids of each category in {path.name}, got "
+                f"{str(number)[:40]!r}; correct the file"
+            )
+            raise FormatError(msg)
+    shown = _chosen(content, image, entry, path)
+    info, licenses = content.get("info"), content.get("licenses")
+    header = CocoHeader(
+        shown,
+        tuple(content["categories"]),
+        info if isinstance(info, dict) else {},
+        tuple(licenses) if isinstance(licenses, list) else (),
+    )
+    return _Opened(path, content, header, coco_shapes.size_of(shown, path.name))
 
 
 def _chosen(
@@ -335,45 +279,55 @@ def _chosen(
     raise InputError(msg)
 
 
-def _objects(
-    content: _Entry,
-    shown: Mapping[str, Any],
-    shape: tuple[int, int],
-    kind: Kind,
-    path: Path,
-    job: Job,
-) -> list[_Found]:
-    annotations = [
-        a
-        for a in content.get("annotations", ())
-        if isinstance(a, dict) and a.get("image_id") == shown.get("id")
-    ]
+def _objects(opened: _Opened, kind: Kind, job: Job) -> list[_Found]:
+    path, content = opened.path, opened.content
+    shown = opened.header.image.get("id")
+    annotations = [a for a in content["annotations"] if a.get("image_id") == shown]
     with_shape = [a for a in annotations if a.get("segmentation")]
     if len(with_shape) < len(annotations):
         job.say(
             f"{len(annotations) - len(with_shape)} annotations of {path.name} have no shape: "
             f"left out"
         )
-    names = {c.get("id"): str(c.get("name", c.get("id"))) for c in content.get("categories", ())}
-    runs = coco_shapes.runs_of(with_shape, shape, path.name)
+    names = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
+    runs = coco_shapes.runs_of(with_shape, opened.shape, path.name)
     numbers = _numbers(with_shape, path, job)
-    is_ours = "maskloop" in (content.get("info") or {})
     # Others call what they annotate piece by piece stuff, too.
-    stuff = {c.get("id") for c in content.get("categories", ()) if is_ours and not c.get("isthing")}
+    stuff = {c["id"] for c in content["categories"] if opened.is_ours and not c.get("isthing")}
     found = []
     for annotation, number, part in zip(with_shape, numbers, runs, strict=True):
         category = annotation.get("category_id")
-        name = names.get(category, str(category))
+        category = category if isinstance(category, (int, str)) else str(category)
+        name = names.get(category, str(category)) if isinstance(category, int) else category
         is_crowd = bool(annotation.get("iscrowd"))
         if kind == "classes":
-            label = _class_row(category, name, content.get("categories", ()), path)
+            label = class_row(category, name, content["categories"], path)
         else:
-            label = object_row(annotation, number, name, is_ours)
+            label = object_row(annotation, number, name, opened.is_ours)
             if category in stuff:
                 kept = name if label.name == f"{name} {number}" else label.name
                 label = replace(label, name=kept, category=None, is_thing=False)
-        found.append(_Found(label, part, outlines.covered(part), is_crowd))
+        extra = extra_of(annotation, is_ours=opened.is_ours)
+        found.append(_Found(label, part, outlines.covered(part), is_crowd, extra))
     return found
+
+
+def _mask(
+    opened: _Opened, kind: Kind, data: Any, here: list[_Found], rest: list[_Found] | None
+) -> Mask:
+    """Return a mask of the objects `here`; where `rest` is given, with the rows of what has none.
+
+    `data` is an array of ids.
+    """
+    rows = {f.label.id: f.label for f in here}
+    if kind == "classes" and rest is not None:
+        elsewhere = {f.label.id for f in rest} - set(rows)
+        listed = {c.id: c for c in class_rows(opened.header) if c.id not in elsewhere}
+        rows = {**listed, **rows}
+    kept = {} if kind == "classes" else {f.label.id: f.extra for f in here if f.extra}
+    header = replace(opened.header, annotations=kept)
+    table = LabelTable(rows.values())
+    return Mask(data, Geometry.pixels(opened.shape), table, opened.path, header)
 
 
 def _numbers(annotations: list[_Entry], path: Path, job: Job) -> list[int]:
@@ -388,85 +342,22 @@ def _numbers(annotations: list[_Entry], path: Path, job: Job) -> list[int]:
     return list(range(1, len(ids) + 1))
 
 
-def object_row(annotation: _Entry, number: int, category: str, is_ours: bool) -> Label:
-    """Return the row of an object; what we once wrote about it is taken back where it fits."""
-    is_crowd = bool(annotation.get("iscrowd"))
-    word = f"{category} crowd" if is_crowd else category
-    score = annotation.get("score")
-    row = Label(
-        number,
-        f"{word} {number}",
-        category=category,
-        is_thing=True,
-        ignore=is_crowd,
-        score=float(score) if isinstance(score, (int, float)) else None,
-    )
-    extra = annotation.get("attributes")
-    if not is_ours or not isinstance(extra, dict):
-        return row
-    kinds = {f.name: f.type for f in fields(Label)}
-    kept = {k: v for k, v in extra.items() if k in KEPT and type(v).__name__ == kinds[k]}
-    if extra.get("status") in get_args(Status):
-        kept["status"] = extra["status"]
-    try:
-        return replace(row, **kept)
-    except InputError:
-        return row
+def _rank(found: list[_Found]) -> Callable[[_Found], tuple[bool, float, int]]:
+    """Return the order in which objects lie over each other, the lowest first."""
+    has_scores = bool(found) and all(f.label.score is not None for f in found)
 
+    def rank(one: _Found) -> tuple[bool, float, int]:
+        return (not one.is_crowd, (one.label.score or 0.0) if has_scores else 0.0, -one.area)
 
-def _class_rows(header: CocoHeader) -> list[Label]:
-    rows = []
-    for category in header.categories:
-        number = category.get("id")
-        if isinstance(number, int) and number >= 1:
-            rows.append(_class_label(number, category))
-    return rows
-
-
-def _class_row(
-    number: object, name: str, categories: Sequence[Mapping[str, Any]], path: Path
-) -> Label:
-    if not isinstance(number, int) or number < 1:
-        msg = (
-            f"expected category ids of at least 1 in {path.name}, got {number!r}; read it as "
-            "objects instead"
-        )
-        raise FormatError(msg)
-    listed = next((c for c in categories if c.get("id") == number), {"name": name})
-    return _class_label(number, listed)
-
-
-def _class_label(number: int, category: Mapping[str, Any]) -> Label:
-    return Label(
-        number,
-        str(category.get("name", number)),
-        colour=stated_colour(category),
-        is_thing=bool(category.get("isthing", 0)),
-    )
-
-
-def stated_colour(category: Mapping[str, Any]) -> str:
-    """Return a category's own colour as ``#rrggbb``; empty where it has none that can be read."""
-    colour = category.get("color")
-    if isinstance(colour, str):
-        return colour.lower() if re.fullmatch(r"#[0-9a-fA-F]{6}", colour) else ""
-    if not isinstance(colour, list) or len(colour) != 3:
-        return ""
-    is_rgb = all(isinstance(c, int) and 0 <= c <= 255 for c in colour)
-    return "#" + bytes(colour).hex() if is_rgb else ""
+    return rank
 
 
 def _painted(found: list[_Found], shape: tuple[int, int]) -> tuple[Any, int]:
     """Return the label picture and how many pixels had to leave an object."""
     highest = max((f.label.id for f in found), default=0)
     canvas = np.zeros(shape[0] * shape[1], dtype=smallest_unsigned(highest))
-    has_scores = bool(found) and all(f.label.score is not None for f in found)
-
-    def rank(one: _Found) -> tuple[bool, float, int]:
-        return (not one.is_crowd, (one.label.score or 0.0) if has_scores else 0.0, -one.area)
-
     by_id: dict[int, list[outlines.Runs]] = {}
-    for one in sorted(found, key=rank):
+    for one in sorted(found, key=_rank(found)):
         by_id.setdefault(one.label.id, []).extend(one.runs)
         for runs in one.runs:
             outlines.paint(canvas, runs, one.label.id)
@@ -481,6 +372,7 @@ FORMAT = Format(
     suffixes=(".json",),
     sniff=sniff,
     read_mask=read_mask,
+    read_masks=read_masks,
     write_mask=write_mask,
     plan=plan,
     reread=reread,

@@ -152,7 +152,7 @@ def _plain(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
     return found.astype(np.int64)
 
 
-def fill_polygon(ring: Sequence[float], shape: tuple[int, int]) -> Runs:
+def fill_polygon(ring: Sequence[float] | npt.NDArray[np.float64], shape: tuple[int, int]) -> Runs:
     """Return the runs inside one closed ring, equal to COCO's own rasteriser.
 
     Parameters
