@@ -164,6 +164,7 @@ def test_the_split_command_writes_names(tmp_path, capsys):
     assert "at least 9 groups" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools' own
 def test_real_photographs_are_counted_as_pycocotools_counts_them(shared_data, tmp_path):
     from pycocotools.coco import COCO
 
