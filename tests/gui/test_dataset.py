@@ -87,7 +87,6 @@ def test_next_opens_picture_and_mask_with_the_classes_of_the_dataset(
     opened: Any, qtbot: Any
 ) -> None:
     viewer, panel, _ = opened
-    viewer.window._qt_viewer  # the keys are the viewer's
     panel.dataset.next.click()
     shown(panel, qtbot, 0)
     assert [layer.name for layer in viewer.layers] == ["p0", "p0_labels"]
@@ -144,7 +143,12 @@ def test_done_goes_to_the_next_unseen_and_is_kept_on_disk(opened: Any, qtbot: An
     panel.dataset.done.click()
     shown(panel, qtbot, 2)
     kept = Worklist.beside(folder)
-    assert [kept.of(f"p{i}").status for i in range(4)] == ["done", "flagged", "in work", "unseen"]
+    assert [kept.of(item).status for item in session.items] == [
+        "done",
+        "flagged",
+        "in work",
+        "unseen",
+    ]
     standing = standing_of(case_folder(folder / "images" / "p0.png"))
     assert (standing.status, standing.assignee) == ("done", "anna")
 
@@ -162,9 +166,9 @@ def test_keys_in_the_picture_go_on_and_flag(opened: Any, qtbot: Any) -> None:
     shown(panel, qtbot, 1)
     press("Shift+K")
     shown(panel, qtbot, 0)
-    press("Shift+Y")
+    press("Shift+J")
     assert panel.dataset.session.standing(0).status == "flagged"
-    press("Y")
+    press("J")
     shown(panel, qtbot, 2)
     assert panel.dataset.session.standing(0).status == "done"
 
@@ -172,7 +176,8 @@ def test_keys_in_the_picture_go_on_and_flag(opened: Any, qtbot: Any) -> None:
 def test_what_another_person_marks_is_seen(opened: Any) -> None:
     _, panel, folder = opened
     other = Worklist.beside(folder, author="bob")
-    other.mark(["p0", "p2"], status="done", assignee="bob")
+    items = panel.dataset.session.items
+    other.mark([items[0], items[2]], status="done", assignee="bob")
     panel.dataset.session.refresh()
     assert panel.dataset.about.text() == "set (indexed): 2 unseen, 2 done."
     panel.dataset.who.setCurrentText("bob")
@@ -190,10 +195,12 @@ def test_selected_rows_are_assigned_and_reviewed(opened: Any) -> None:
     panel.dataset.assignee.setEditText("carol")
     panel.dataset.assign.click()
     panel.dataset.review()
-    found = Worklist.beside(folder).of("p3")
+    found = Worklist.beside(folder).of(panel.dataset.session.items[3])
     assert (found.status, found.assignee, found.reviewer) == ("done", "carol", "anna")
     panel.dataset.mark("flagged")
-    assert Worklist.beside(folder).of("p3").reviewer == "", "what is not done was not reviewed"
+    assert Worklist.beside(folder).of(panel.dataset.session.items[3]).reviewer == "", (
+        "what is not done was not reviewed"
+    )
 
 
 def test_counting_reads_masks_as_corrected_and_the_filter_knows_classes(
@@ -257,7 +264,7 @@ def test_overlapping_objects_are_masks_of_one_case(
 def test_a_folder_of_volumes_is_a_list_and_the_model_drafts_what_comes(
     window: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
 ) -> None:
-    viewer, panel = window
+    _, panel = window
     for number in range(2):
         pixels = np.zeros((9, 10, 8), np.int16)
         pixels[2:6, 3:7, 2 : 4 + number] = 120
@@ -286,10 +293,8 @@ def test_a_folder_of_volumes_is_a_list_and_the_model_drafts_what_comes(
         assert case.history.last.author == "fake3d"
 
 
-def test_what_cannot_be_saved_is_not_left_unasked(
-    opened: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    viewer, panel, _ = opened
+def test_what_cannot_be_saved_is_not_left_unasked(opened: Any, qtbot: Any) -> None:
+    _, panel, _ = opened
     session = panel.dataset.session
     session.step(1)
     shown(panel, qtbot, 0)
@@ -307,9 +312,7 @@ def test_what_cannot_be_saved_is_not_left_unasked(
         set_setting("journal", True)
 
 
-def test_ten_thousand_images_are_listed_without_reading_one(
-    window: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ten_thousand_images_are_listed_without_reading_one(window: Any, tmp_path: Path) -> None:
     import time
 
     _, panel = window

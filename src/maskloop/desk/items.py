@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskloop.core.case import Case
-from maskloop.core.dataset import Dataset, Item, Sample
-from maskloop.core.errors import FormatError, InputError, MaskloopError
-from maskloop.core.image import Image, stem_of
+from maskloop.core.errors import MaskloopError
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.desk.cases import case_folder, is_case
-from maskloop.desk.worklist import FOLDER, Facts, listed_facts
+from maskloop.desk.images import IMAGES, list_images, recognised
+from maskloop.desk.worklist import Facts, listed_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-    from maskloop.core.dataset import Holding
+    from maskloop.core.dataset import Dataset, Holding, Item, Sample
+    from maskloop.core.image import Image
     from maskloop.datasets.base import Options
-
-IMAGES = "images"  # what a list of images without masks calls its format
-_MASK_WORDS = re.compile(
-    r"(^|[^a-z])(mask|masks|seg|segmentation|label|labels|gt)([^a-z]|$)", re.IGNORECASE
-)
-_LOOKED_AT = 20  # files of a folder that are asked whether they are DICOM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,28 +54,6 @@ class Opened:
         return self.has_case or bool(self.facts.count)
 
 
-def is_named_mask(path: Path) -> bool:
-    """Whether a file's name says that it holds labels."""
-    return path.name.lower().endswith(".seg.nrrd") or bool(_MASK_WORDS.search(stem_of(path)))
-
-
-def recognised(path: Path) -> str:
-    """Return the name of the dataset format that knows a path; empty where none does.
-
-    A folder of volumes, pictures or DICOM series that no format knows is ``"images"``, unless its
-    own files are the slices of one series.
-    """
-    from maskloop import datasets
-
-    try:
-        return datasets.format_of(path).name
-    except MaskloopError:
-        pass
-    if not path.is_dir() or holds_dicom(path):
-        return ""
-    return IMAGES if next(_images_in(path), None) is not None else ""
-
-
 def open_list(
     path: Path | str, *, options: Options | None = None, job: Job | None = None
 ) -> Dataset:
@@ -99,9 +67,10 @@ def open_list(
     from maskloop.desk.datasets import open_dataset
 
     path = Path(path)
-    if path.exists() and recognised(path) == IMAGES:
-        return _list_images(path, job or Job())
-    return open_dataset(path, options=options, job=job)
+    found = recognised(path) if path.exists() else ""
+    if found == IMAGES:
+        return list_images(path, job=job)
+    return open_dataset(path, format=found or None, options=options, job=job)
 
 
 def open_item(
@@ -200,16 +169,14 @@ def corrected(
 
     def read(item: Item, job: Job) -> Sample:
         folder = cases.get(item.name)
-        return dataset.read(item, job) if folder is None else _sample_of(folder, item)
+        if folder is None:
+            return dataset.read(item, job)
+        return _sample_of(folder, item, scheme, job)
 
     tables = _tables_of(cases.values())
-    return replace(
-        dataset,
-        items=tuple(items),
-        reader=read,
-        scheme=_scheme_with(dataset.scheme, tables),
-        kind=_kind_with(dataset, tables),
-    )
+    scheme = _scheme_with(dataset.scheme, tables)
+    kind = _kind_with(dataset, tables)
+    return replace(dataset, items=tuple(items), reader=read, scheme=scheme, kind=kind)
 
 
 def free_id(tables: Iterable[LabelTable]) -> int:
@@ -222,40 +189,29 @@ def class_row(number: int, row: Label) -> Label:
     return Label(number, f"{row.name} {number}", category=row.name, is_thing=True)
 
 
-def _sample_of(folder: Path, item: Item) -> Sample:
-    """Return the masks of a case; rows of objects that have no voxel are left out."""
-    with Case.open(folder, read_only=True) as case:
-        masks = []
-        for mask in case.masks.values():
-            ids = set(mask.ids())
-            gone = [i for i, row in mask.labels.items() if row.category and i not in ids]
-            masks.append(replace(mask, labels=mask.labels.without(gone)))
-    drawn = [mask for mask in masks if mask.data.any()]
-    return Sample(item, _apart(drawn or masks[:1]))
+def _sample_of(folder: Path, item: Item, scheme: LabelTable, job: Job) -> Sample:
+    """Return what a case holds, its classes numbered as in the scheme."""
+    from maskloop import datasets
+    from maskloop.datasets.base import Options
+    from maskloop.datasets.tables import recoded
 
-
-def _apart(masks: Sequence[Mask]) -> tuple[Mask, ...]:
-    """Return masks whose ids of objects are unique over all of them."""
-    taken: set[int] = set()
-    made = []
-    for mask in masks:
-        twice = [i for i in mask.ids() if i in taken]
-        if twice:
-            top = max({*taken, *mask.labels}, default=0)
-            numbers = {old: top + n for n, old in enumerate(twice, start=1)}
-            mask = _renumbered(mask, numbers)
-        taken |= set(mask.labels)
-        made.append(mask)
-    return tuple(made)
-
-
-def _renumbered(mask: Mask, numbers: dict[int, int]) -> Mask:
-    table = np.arange(max(mask.labels, default=0) + 1, dtype=np.int64)
-    for old, new in numbers.items():
-        table[old] = new
-    data = table[mask.data].astype(np.uint32)
-    rows = [replace(r, id=numbers.get(r.id, r.id)) for r in mask.labels.values()]
-    return replace(mask, data=data, labels=LabelTable(rows))
+    opened = datasets.get("cases").open
+    if opened is None:
+        msg = "cases can be read"
+        raise RuntimeError(msg)
+    found = opened(folder, options=Options(), job=job)
+    sample = found.read(found.items[0], job)
+    ids = {row.name: row.id for row in scheme.values()}
+    masks = []
+    for mask in sample.masks:
+        rows = mask.labels
+        numbers = {i: ids.get(row.name, i) for i, row in rows.items()}
+        is_apart = len(set(numbers.values())) == len(numbers)
+        if rows.kind == "classes" and is_apart and any(i != n for i, n in numbers.items()):
+            table = LabelTable(replace(row, id=numbers[i]) for i, row in rows.items())
+            mask = recoded(mask, numbers, table)
+        masks.append(mask)
+    return replace(sample, item=item, masks=tuple(masks))
 
 
 def _tables_of(cases: Iterable[Path]) -> list[LabelTable]:
@@ -325,94 +281,3 @@ def _on(mask: Mask, image: Image | None) -> Mask:
         mask = replace(mask, geometry=image.geometry)
     mask.require_on(image)
     return replace(mask, source=image.source, header=image.header, title=image.title)
-
-
-# Folders of images
-
-
-def holds_dicom(folder: Path) -> bool:
-    """Whether files of a folder itself are DICOM; only some are asked."""
-    asked = 0
-    try:
-        with os.scandir(folder) as found:
-            for entry in found:
-                if asked >= _LOOKED_AT:
-                    return False
-                if entry.name.startswith(".") or not entry.is_file():
-                    continue
-                asked += 1
-                if _is_dicom(Path(entry.path)):
-                    return True
-    except OSError:
-        return False
-    return False
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() == ".dcm":
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
-    """Yield files of images and folders of DICOM below a folder, in order; cases are passed by."""
-    from maskloop import formats
-
-    try:
-        found = sorted(folder.iterdir())
-    except OSError:
-        return
-    names = {path.name.lower() for path in found}
-    for path in found:
-        if path.name.startswith(".") or path.name.endswith((".maskloop", FOLDER)):
-            continue
-        if path.is_dir():
-            if holds_dicom(path):
-                yield path
-            else:
-                yield from _images_in(path)
-            continue
-        known = formats.by_suffix(path)
-        is_part = path.name.lower().endswith(".raw") or f"{path.name.lower()}.labels.json" in names
-        if known is None or known[0] in ("coco", "dicomseg", "rtstruct", "dicom") or is_part:
-            continue
-        if not is_named_mask(path):
-            yield path
-
-
-def _list_images(root: Path, job: Job) -> Dataset:
-    items = []
-    for path in _images_in(root):
-        job.check()
-        within = path.relative_to(root)
-        name = within.as_posix() if path.is_dir() else (within.parent / stem_of(path)).as_posix()
-        parts = within.parts
-        group = parts[0] if len(parts) > 1 else ""
-        items.append(Item(name, path, group=group, has_mask=False))
-    if not items:
-        msg = f"expected images in {root.name}, got none; choose another folder"
-        raise FormatError(msg)
-    counts = Counter(item.name for item in items)
-    items = [  # one name with two suffixes: told apart by them
-        replace(item, name=item.image.relative_to(root).as_posix())
-        if counts[item.name] > 1 and item.image is not None
-        else item
-        for item in items
-    ]
-
-    def read(item: Item, job: Job) -> Sample:
-        from maskloop.loop.load import load
-
-        if item.image is None:
-            msg = f"expected the image of {item.name!r}, got none; list the folder again"
-            raise InputError(msg)
-        image = load(item.image, job=job)
-        return Sample(
-            item, (Mask.like(image, np.zeros(image.geometry.shape, np.uint8), LabelTable()),)
-        )
-
-    return Dataset(root.name, IMAGES, root, LabelTable(), tuple(items), read)

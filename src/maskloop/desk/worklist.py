@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +93,13 @@ class Worklist:
 
     Every person and machine appends lines to a file of its own, so that nobody ever overwrites
     another's: shared folders have no locks to rely on. Of two lines on one field of one item the
-    later counts. Items go by digits of their names: a name may be a patient's.
+    later counts. Items go by digits of where their image lies below the dataset, whatever a format
+    calls them; digits, as a name may be a patient's.
 
     Parameters
     ----------
+    root : Path
+        The dataset's folder or file.
     folder : Path, optional
         Where the files lie, made at the first line; None keeps the list in memory.
     author : str
@@ -105,7 +108,8 @@ class Worklist:
         Why the list is not on disk, in words; empty where it is.
     """
 
-    folder: Path | None
+    root: Path
+    folder: Path | None = None
     author: str = ""
     problem: str = ""
     _known: dict[str, dict[str, tuple[float, str]]] = field(default_factory=dict, repr=False)
@@ -119,15 +123,19 @@ class Worklist:
 
         A folder that a team shares is the place for it; only one that cannot be written is not.
         """
-        place, problem = _place(Path(os.path.abspath(root)), workspace)
-        made = cls(place, author, problem)
+        whole = Path(os.path.abspath(root))
+        place, problem = _place(whole, workspace)
+        made = cls(whole, place, author, problem)
         made.refresh()
         return made
 
-    def of(self, name: str) -> Standing:
-        """Return how far an item is."""
-        found = self._known.get(_digits(name))
-        return Standing() if found is None else Standing.of({k: v for k, (_, v) in found.items()})
+    def of(self, item: Item) -> Standing:
+        """Return how far an item is: as the list has it, else as the dataset says."""
+        found = self._known.get(self._key(item))
+        told = {"status": item.status}
+        if found is not None:
+            told |= {name: value for name, (_, value) in found.items()}
+        return Standing.of(told)
 
     def people(self) -> tuple[str, ...]:
         """Return the names of assignees and reviewers, sorted."""
@@ -138,7 +146,7 @@ class Worklist:
 
     def mark(
         self,
-        names: Iterable[str],
+        items: Iterable[Item],
         *,
         status: Progress | None = None,
         assignee: str | None = None,
@@ -154,11 +162,11 @@ class Worklist:
         given = {"status": status, "assignee": assignee, "reviewer": reviewer}
         wanted = {key: value for key, value in given.items() if value is not None}
         lines: list[dict[str, Any]] = []  # Any: plain JSON values
-        for name in names:
-            now = asdict(self.of(name))
+        for item in items:
+            now = asdict(self.of(item))
             fresh = {key: value for key, value in wanted.items() if now[key] != value}
             if fresh:
-                key = _digits(name)
+                key = self._key(item)
                 known = (when for when, _ in self._known.get(key, {}).values())
                 when = max(time.time(), max(known, default=0.0) + _TICK)
                 lines.append({"item": key, "time": when, "by": self.author, **fresh})
@@ -228,6 +236,12 @@ class Worklist:
             )
             raise StorageError(msg) from error
 
+    def _key(self, item: Item) -> str:
+        image = "" if item.image is None else os.path.abspath(item.image)
+        folder = str(self.root if self.root.suffix == "" else self.root.parent) + os.sep
+        within = image.removeprefix(folder) if image.startswith(folder) else item.name
+        return _digits(within.replace(os.sep, "/"))
+
     @property
     def _own(self) -> str:
         user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
@@ -243,7 +257,7 @@ def chosen(
         place
         for place, item in enumerate(items)
         if is_all
-        or wanted.passes(item, worklist.of(item.name), facts.get(item.name) or listed_facts(item))
+        or wanted.passes(item, worklist.of(item), facts.get(item.name) or listed_facts(item))
     ]
 
 
@@ -274,11 +288,6 @@ def next_of(
         if found != now and (among is None or found in among):
             return found
     return None
-
-
-def with_status(standing: Standing, status: Progress) -> Standing:
-    """Return a standing of another status; what is not done any more has no reviewer."""
-    return replace(standing, status=status, reviewer=standing.reviewer if status == "done" else "")
 
 
 def _place(root: Path, workspace: Path | str | None) -> tuple[Path | None, str]:

@@ -9,8 +9,8 @@ KEYS = {
     "K": "save, and open the next image of the dataset",
     "Shift-K": "save, and open the image before",
     "U": "save, and open the next image that nobody has seen",
-    "Y": "call the image done, save, and open the next one that nobody has seen",
-    "Shift-Y": "flag the image, or take the flag back",
+    "J": "call the image done, save, and open the next one that nobody has seen",
+    "Shift-J": "flag the image, or take the flag back",
 }
 
 
@@ -45,8 +45,8 @@ class ListKeys:
             "K": lambda: walked.step(1),
             "Shift-K": lambda: walked.step(-1),
             "U": walked.step_unseen,
-            "Y": walked.finish,
-            "Shift-Y": walked.toggle_flag,
+            "J": walked.finish,
+            "Shift-J": walked.toggle_flag,
         }
         for key, act in acts.items():
             viewer.bind_key(key, lambda _, act=act: _do(act), overwrite=True)

@@ -63,7 +63,7 @@ class Session(QObject):
         super().__init__(host)
         self._host = host
         self.dataset: Dataset | None = None
-        self.worklist = Worklist(None)
+        self.worklist = Worklist(Path())
         self.filter = Filter()
         self.place: int | None = None
         self.order: list[int] = []
@@ -98,7 +98,7 @@ class Session(QObject):
 
     def standing(self, place: int) -> Standing:
         """Return how far an item is."""
-        return self.worklist.of(self.items[place].name)
+        return self.worklist.of(self.items[place])
 
     def open(self, path: Path) -> None:
         """List a dataset beside the window, once the image shown is saved."""
@@ -162,9 +162,7 @@ class Session(QObject):
         if status is not None and status != "done" and reviewer is None:
             reviewer = ""  # what is not done any more was not reviewed as it is
         try:
-            self.worklist.mark(
-                (item.name for item in items), status=status, assignee=assignee, reviewer=reviewer
-            )
+            self.worklist.mark(items, status=status, assignee=assignee, reviewer=reviewer)
             for item in items:
                 self._tell_case(item)
         except MaskloopError as error:
@@ -182,7 +180,7 @@ class Session(QObject):
         source = item.image.resolve()
         folder = case_folder(source, workspace=self._host.keeping.workspace_of(source))
         if is_case(folder):
-            put_standing(folder, self.worklist.of(item.name))
+            put_standing(folder, self.worklist.of(item))
 
     # From one image to the next
 

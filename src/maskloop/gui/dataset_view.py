@@ -94,7 +94,7 @@ class ListModel(QAbstractTableModel):
         if column == COUNT:
             count = self._session.facts_of(item).count
             return "" if count is None else f"{count:,}"
-        standing = self._session.worklist.of(item.name)
+        standing = self._session.worklist.of(item)
         return _SIGNS[standing.status] if column == STATUS else _who(standing)
 
     def _tip(self, item: Item, standing: Standing) -> str:

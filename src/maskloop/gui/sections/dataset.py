@@ -95,8 +95,8 @@ class DatasetSection(Section):
         self.next = tipped(QPushButton("Next (K)"), TIPS["dataset_next"])
         self.next_unseen = tipped(QPushButton("Next unseen (U)"), TIPS["dataset_unseen"])
         self.next_unseen.setObjectName("maskloop_main")
-        self.done = tipped(QPushButton("Done (Y)"), TIPS["dataset_done"])
-        self.flag = tipped(QPushButton("Flag (Shift+Y)"), TIPS["dataset_flag"])
+        self.done = tipped(QPushButton("Done (J)"), TIPS["dataset_done"])
+        self.flag = tipped(QPushButton("Flag (Shift+J)"), TIPS["dataset_flag"])
         self.marks = tipped(QPushButton("Mark"), TIPS["dataset_mark"])
         menu = QMenu(self.marks)
         for status in STATUSES:
