@@ -21,7 +21,7 @@ CLASSES = {1: "cell", 3: "dead cell"}
 
 
 def label_arrays() -> dict[str, tuple[np.ndarray, dict[int, int]]]:
-    """Return ids and the class of each, by the image's name: a hole, parts, a pixel, an empty one."""
+    """Return ids and their classes by image: a hole, two parts, one pixel, an empty image."""
     first = np.zeros((HEIGHT, WIDTH), np.uint8)
     first[4:24, 6:30] = 1
     first[10:16, 12:20] = 0  # a hole

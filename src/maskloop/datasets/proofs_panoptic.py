@@ -81,7 +81,7 @@ def _check_order(file: CocoFile, findings: Findings) -> None:
         if counts[number] != 1:
             words = f"expected one annotation, got {counts[number] or 'none'}"
             findings.add("P12", words, f"{file.path.name}: image {shot.name}")
-    if order != list(file.images) and Counter(file.images) == counts:
+    if order != list(file.images) and Counter(list(file.images)) == counts:
         findings.add("P11", "expected the order of images, got another one", file.path.name)
 
 
