@@ -87,8 +87,10 @@ def _statistics_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
             f"size ({unit})": _range(row["size"]),
             "ignored": row["ignored"] or None,
         }
-        for row in found["classes"]
+        for row in sorted(found["classes"], key=lambda row: -row["objects"])
+        if row["objects"] or row["ignored"]
     ]
+    unused = len(found["classes"]) - len(rows)
     splits = [
         {key: row[key] for key in ("split", "items", "groups", "objects")}
         for row in found["splits"]
@@ -102,6 +104,7 @@ def _statistics_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
         *([f"{len(groups):,} groups (patients, slides, videos)"] if groups else []),
         "",
         *_shortened(as_table(rows), len(rows)),
+        *([f"{unused:,} more classes of the scheme never occur"] if unused else []),
     ]
     if splits:
         lines += ["", as_table(splits)]
@@ -113,7 +116,8 @@ def _statistics_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
 def _range(spread: Mapping[str, float | None]) -> str:
     if spread["median"] is None:
         return "-"
-    return " / ".join(f"{spread[key]:,.4g}" for key in ("min", "median", "max"))
+    values = [spread[key] or 0.0 for key in ("min", "median", "max")]
+    return " / ".join(f"{v:,.0f}" if v >= 1000 else f"{v:.4g}" for v in values)
 
 
 def _shortened(table: str, count: int) -> list[str]:

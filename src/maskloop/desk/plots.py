@@ -100,6 +100,10 @@ def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _name(name: str, y: float) -> str:
     shown = name if len(name) <= 27 else f"{name[:26]}…"
     return _text(_LEFT - 8, y, shown, "end")
@@ -145,7 +149,7 @@ def _spreads(
     for power in range(low, high + 1):
         x = place(10.0**power)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{bottom + 4}" stroke="{_FAINT}"/>')
-        parts.append(_text(x, bottom + 20, f"{10.0**power:,g}", "middle"))
+        parts.append(_text(x, bottom + 20, _number(10.0**power), "middle"))
     parts.append(
         _text(_LEFT, bottom + 38, "thin: all; thick: 5th to 95th percentile; tick: median")
     )
@@ -160,7 +164,7 @@ def _spreads(
             f'<path d="M{x:.1f} {y + 10}H{end:.1f}" stroke="{_INK}"/>',
             _rect(place(p5), y + 5, place(p95) - place(p5), _ROW - 12, colour),
             f'<path d="M{place(median):.1f} {y + 2}V{y + 18}" stroke="{_INK}" stroke-width="2"/>',
-            _text(_LEFT + _WIDTH + 8, y + 14, f"{median:,.4g}"),
+            _text(_LEFT + _WIDTH + 8, y + 14, _number(median)),
         ]
     return _svg(title, bottom + _BOTTOM, parts)
 
