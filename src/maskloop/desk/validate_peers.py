@@ -86,17 +86,17 @@ def _asked(
             done = subprocess.run(
                 command, capture_output=True, timeout=timeout_s, cwd=folder, check=False
             )
-            found: Answer = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
         except subprocess.TimeoutExpired:
             return {"version": "", "error": f"no answer within {timeout_s:g} s"}
         except OSError as error:
-            msg = (
-                f"expected a Python to run at {str(python)!r}, got {error.strerror!r}; name another"
-            )
-            raise InputError(msg) from error
-        if not found:
-            code = done.returncode
-            return {"version": "", "error": f"its process ended with code {code}"}
+            msg = f"expected a Python to run at {str(python)!r}, got {error.strerror!r}"
+            raise InputError(f"{msg}; name another") from error
+        if not out.is_file():
+            return {"version": "", "error": f"its process ended with code {done.returncode}"}
+        try:
+            found: Answer = json.loads(out.read_text(encoding="utf-8"))
+        except ValueError:
+            return {"version": "", "error": "its answer is no JSON"}
         return found
 
 
