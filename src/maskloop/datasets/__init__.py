@@ -27,14 +27,20 @@ DATASETS = Registry(
     "dataset format",
     "maskloop.datasets",
     {
+        "maskfolder": "maskloop.datasets.maskfolder:FORMAT",
         "cvat": "maskloop.datasets.cvat:FORMAT",
         "geojson": "maskloop.datasets.geojson:FORMAT",
+        "stanford-background": "maskloop.datasets.maskfolder:stanford-background",
+        "yolo": "maskloop.datasets.yolo:FORMAT",
         "labelme": "maskloop.datasets.labelme:FORMAT",
+        "coco-volume": "maskloop.datasets.cocovolume:FORMAT",
         "coco-panoptic": "maskloop.datasets.cocopanoptic:FORMAT",
         "coco": "maskloop.datasets.coco:FORMAT",
         "indexed": "maskloop.datasets.indexed:FORMAT",
-        "maskfolder": "maskloop.datasets.maskfolder:FORMAT",
+        "huggingface": "maskloop.datasets.huggingface:FORMAT",
         **{name: f"maskloop.datasets.maskfolder:{name}" for name in PROFILES},
+        "cityscapes": "maskloop.datasets.cityscapes:FORMAT",  # the same profiles, and a writer
+        "voc": "maskloop.datasets.voc:FORMAT",
         "lits": "maskloop.datasets.pairs:LITS",
         "cases": "maskloop.datasets.cases:FORMAT",
         "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last

@@ -43,6 +43,13 @@ def named_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
+def has_pixels(item: Item) -> bool:
+    """Whether an item's image can be read: from a file or folder, or by its own dataset."""
+    if item.image is not None:
+        return item.image.exists()
+    return bool(getattr(item.ref, "has_pixels", False))
+
+
 def format_of(path: Path) -> Format:
     """Return the format of a mask file.
 
@@ -122,12 +129,12 @@ def write_picture(
     suffixes : tuple of str
         Those a copy or link may have; any where left out. Others are written anew, too.
     """
-    if options.images == "none" or item.image is None or not item.image.exists():
+    if options.images == "none" or not has_pixels(item):
         return None
-    name = item.image.name.lower()
+    name = item.image.name.lower() if item.image is not None and item.image.is_file() else ""
     fits = not suffixes or name.endswith(suffixes)
     is_picture = name.endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
-    if item.image.is_file() and fits and (is_picture or options.images == "link"):
+    if name and fits and (is_picture or options.images == "link"):
         return place_image(item, path, options=options)
     image = read_image(item, job)
     is_flat = image.geometry.ndim == 2 and not image.has_time
