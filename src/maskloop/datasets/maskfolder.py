@@ -275,12 +275,17 @@ def _renamed(
     return tuple(made)
 
 
+def _has(path: Path, pattern: str) -> bool:
+    if "{" in pattern:
+        return next(Template(pattern).found(path), None) is not None
+    return next(path.glob(pattern), None) is not None
+
+
 def met(path: Path, patterns: tuple[str, ...]) -> bool:
     """Whether a folder holds something of each pattern; ``|`` stands between alternatives."""
     try:
         return path.is_dir() and all(
-            any(next(path.glob(one.strip()), None) is not None for one in pattern.split("|"))
-            for pattern in patterns
+            any(_has(path, one.strip()) for one in pattern.split("|")) for pattern in patterns
         )
     except (OSError, ValueError, NotImplementedError):  # no folder, or no pattern
         return False

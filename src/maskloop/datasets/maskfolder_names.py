@@ -49,12 +49,10 @@ def _read(path: Path, source: NamesFile, variant: Variant) -> tuple[Named, ...]:
             raise _odd(path, f"something else ({error})") from error
     if len(found) > _MOST:
         raise _odd(path, f"{len(found)} of them")
-    return _rows(found, variant, path)
+    return _rows(found, variant, path, is_whole=source.form == "table")
 
 
-def _rows(
-    found: list[tuple[int, str, str, Mapping[str, bool]]], variant: Variant, path: Path
-) -> tuple[Named, ...]:
+def _rows(found: _Found, variant: Variant, path: Path, *, is_whole: bool) -> tuple[Named, ...]:
     """Return rows for names; what the profile knows of a class of that name is kept."""
     own = {row.name: row for _, row in variant.classes}
     values = [value for value, *_ in found]
@@ -78,6 +76,8 @@ def _rows(
             ignore=marks.get("ignore", known.ignore if known else name.lower() in _VOID),
         )
         made.append((value, row))
+    if is_whole:
+        return tuple(made)
     listed = {value for value, _ in made}
     ids = {row.id for _, row in made}
     # Void is seldom listed, and always drawn.

@@ -306,6 +306,7 @@ def _rows(
 ) -> tuple[LabelTable, npt.NDArray[np.int64], tuple[str, ...]]:
     """Return the table, the id of each (class, object, ignored), and values that no class has."""
     known = dict(classes)
+    nothing = {*variant.nothing, *({0} - set(known))}  # 0 means background wherever it can
     top = max((row.id for row in known.values()), default=0)
     strange: list[str] = []
     ids: dict[tuple[int, int, bool], int] = {}
@@ -315,7 +316,7 @@ def _rows(
     made = {row.id: row for row in rows}
     table = np.zeros(len(values), np.int64)
     triples = list(zip(values.tolist(), numbers.tolist(), (ignored != 0).tolist(), strict=True))
-    for value in sorted({v for v, _, _ in triples if v not in known and v not in variant.nothing}):
+    for value in sorted({v for v, _, _ in triples if v not in known and v not in nothing}):
         top += 1
         name = f"#{-value - _LARGEST:06x}" if value <= -_LARGEST else f"value {value}"
         colour = name if name.startswith("#") else ""
@@ -323,10 +324,10 @@ def _rows(
         strange.append(name)
     # Objects are numbered above all classes, by class and then by number.
     for value, number, is_ignored in sorted(set(triples)):
-        if value in variant.nothing:
+        if value in nothing:
             continue
         row = known[value]
-        is_object = (number > 0 or variant.kind == "objects") and not row.ignore
+        is_object = number > 0 or (variant.kind == "objects" and not row.ignore)
         if is_object and variant.things_only and not row.is_thing:
             is_object = False
         if is_object:

@@ -1,0 +1,88 @@
+"""Cityscapes: label ids, and numbers of objects in 16-bit PNGs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskloop.core.errors import InputError
+from maskloop.datasets import maskfolder, maskfolder_profile, maskfolder_write
+from maskloop.datasets.base import Held, Options, class_of, place_image, safe_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from maskloop.core.dataset import Dataset, Sample
+    from maskloop.core.job import Job
+
+_MOST_OBJECTS = 999  # of one class: class * 1000 + number
+_MOST_WITH_OBJECTS = 64  # 65 * 1000 + 999 is no 16-bit number
+_FREE = 34  # the first id that Cityscapes leaves free
+
+
+def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
+    """Settle overlaps; classes that Cityscapes does not know get ids from 34 up."""
+    found = maskfolder_write.held(sample, "Cityscapes", most_objects=2**16, with_void=False)
+    counts: dict[str, int] = {}
+    for row in found.sample.masks[0].labels.values():
+        if row.category is not None:
+            name = class_of(row)
+            counts[name] = counts.get(name, 0) + 1
+            if counts[name] > _MOST_OBJECTS:
+                msg = (
+                    f"expected at most {_MOST_OBJECTS} objects of {name!r} a picture for "
+                    f"Cityscapes, got more in {sample.item.name!r}; convert to coco instead"
+                )
+                raise InputError(msg)
+    return found
+
+
+def write(
+    dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
+) -> None:
+    """Write label ids, instance ids where there are objects, pictures, and classes.json."""
+    own = maskfolder_profile.shipped("cityscapes").variants[0].classes
+    fixed = {row.name: value for value, row in own if value > 0}
+    values = maskfolder_write.Values.of(
+        dataset, most=254, with_void=False, fixed=fixed, start=_FREE
+    )
+    for sample in samples:
+        name = safe_name(sample.item.name)
+        split = safe_name(sample.item.split or "train").replace("/", "_")
+        ids = sample.masks[0].data
+        classes, objects = values.tables(sample.masks[0])
+        stem = folder / "gtFine" / split / f"{name}_gtFine"
+        maskfolder_write.save(stem.with_name(stem.name + "_labelIds.png"), classes[ids])
+        if dataset.kind != "classes" or objects.any():
+            path = stem.with_name(stem.name + "_instanceIds.png")
+            maskfolder_write.save(path, _instance_ids(classes, objects)[ids])
+        picture = folder / "leftImg8bit" / split / f"{name}_leftImg8bit"
+        place_image(sample.item, picture, options=options)
+    maskfolder_write.save_table(folder / "classes.json", values.table(with_void=False))
+
+
+def _instance_ids(
+    classes: maskfolder_write.Numbers, objects: maskfolder_write.Numbers
+) -> maskfolder_write.Numbers:
+    """Return class * 1000 + number, from 0 in each class; the class alone where no object is."""
+    ids = classes.copy()
+    counts: dict[int, int] = {}
+    for at in np.flatnonzero(objects).tolist():
+        value = int(classes[at])
+        if value > _MOST_WITH_OBJECTS:
+            msg = (
+                f"expected at most {_MOST_WITH_OBJECTS} for the id of a class with objects in "
+                f"Cityscapes, got {value}; convert to coco instead"
+            )
+            raise InputError(msg)
+        ids[at] = value * 1000 + counts.get(value, 0)
+        counts[value] = counts.get(value, 0) + 1
+    return ids
+
+
+FORMAT = replace(
+    maskfolder.format_for("cityscapes"), hold=hold, write=write, options=frozenset({"images"})
+)
