@@ -230,9 +230,25 @@ class LabelTable(Mapping[int, Label]):
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> LabelTable:  # Any: plain JSON values
-        """Rebuild a table from `to_rows`; unknown fields are ignored, so newer files still open."""
-        known = {f.name for f in dataclasses.fields(Label)}
-        return cls(Label(**{k: v for k, v in row.items() if k in known}) for row in rows)
+        """Rebuild a table from `to_rows`; unknown fields are ignored, so newer files still open.
+
+        Raises
+        ------
+        InputError
+            If a row lacks its id or name, or a field is of another type.
+        """
+        return cls(Label(**_fields(row)) for row in rows)
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:  # Any: plain JSON values
+    known = {f.name: str(f.type).replace("Status", "str") for f in dataclasses.fields(Label)}
+    kept = {k: v for k, v in row.items() if k in known} if isinstance(row, Mapping) else {}
+    for key, value in {"id": None, "name": None, **kept}.items():
+        kinds = known[key].replace("float", "float | int").replace("None", "NoneType").split(" | ")
+        if type(value).__name__ not in kinds:
+            msg = f"expected {known[key]} as {key} of a label, got {value!r}; repair the table"
+            raise InputError(msg)
+    return kept
 
 
 def _id(label: str | int) -> int:

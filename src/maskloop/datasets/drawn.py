@@ -282,7 +282,7 @@ def require_size(
     FormatError
         If these are no whole numbers above 0, or the picture would not fit anywhere.
     """
-    is_whole = isinstance(height, int) and isinstance(width, int)
+    is_whole = type(height) is type(width) is int
     if is_whole and min(height, width) > 0 and height * width <= _LARGEST:
         return height, width
     msg = f"expected the height and width of a picture in {where}, got {(height, width)!r}"
