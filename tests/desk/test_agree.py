@@ -200,10 +200,10 @@ def test_what_was_not_reviewed_or_is_ignored_counts_for_nobody():
     seen[:, :20] = False
     left = dataset_of("a", Sample(Item("x"), (a,), reviewed=seen))
     right = dataset_of("b", Sample(Item("x"), (b,)))
-    found = agree(left, right)
+    found = agree(left, right, reviewed=True)
     assert {o.status for o in found.objects} == {"matched"}
-    assert any("not reviewed are left out" in note for note in found.notes)
-    assert {o.status for o in agree(a, b).objects} == {"matched", "missed"}
+    assert any("is left out" in note for note in found.notes)
+    assert {o.status for o in agree(left, right).objects} == {"matched", "missed"}
 
 
 def test_a_class_is_one_object_where_asked():
@@ -249,11 +249,34 @@ def test_case_folders_and_files_are_compared_from_the_command_line(tmp_path, cap
     image = tmp_path / "ct.nii.gz"
     world = a.geometry.affine[:, [2, 1, 0, 3]]  # NIfTI's axes are the other way round
     nibabel.save(nibabel.Nifti1Image(a.data.astype(np.int16).T, world), image)
-    with open_case(image, mask=replace(b, source=None), workspace=tmp_path / "cases") as case:
+    with open_case(image, mask=replace(b, source=None)) as case:
         folder = case.folder
     assert run(["agree", paths[0], str(folder), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {row["class"]: row["missed"] for row in told["classes"]}["tumour"] == 1
+
+
+def test_two_readers_folders_of_cases_are_compared_case_by_case(tmp_path, capsys):
+    from maskloop.core.standing import Standing, put_standing
+
+    world = lesions(0).geometry.affine[:, [2, 1, 0, 3]]  # NIfTI's axes are the other way round
+    for reader, without in (("anna", None), ("bert", 2)):
+        for number in range(3):
+            folder = tmp_path / reader / f"p{number}"
+            folder.mkdir(parents=True)
+            pixels = lesions(number).data.astype(np.int16).T
+            nibabel.save(nibabel.Nifti1Image(pixels, world), folder / "ct.nii.gz")
+            start = lesions(number, without=without)
+            with open_case(folder / "ct.nii.gz", mask=start) as case:
+                made = case.folder
+            put_standing(made, Standing("done" if number else "in work"))
+    words = ["agree", str(tmp_path / "anna"), str(tmp_path / "bert"), "--only", "done", "--json"]
+    assert run(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["item"] for row in told["items"]] == ["p1/ct", "p2/ct"]
+    assert [(row["matched"], row["missed"], row["added"]) for row in told["items"]] == [
+        (6, 1, 0), (6, 1, 0),
+    ]  # fmt: skip
 
 
 def test_refusals_are_in_words():

@@ -214,6 +214,8 @@ def _split_text(found: Any, out: str | None) -> str:  # Any: plain JSON values
     show_default=True,
     help="IoU from which on two objects are one.",
 )
+@click.option("--reviewed", is_flag=True, help="Compare only what both reviewed, where known.")
+@click.option("--only", metavar="STATUS", help="Items of this status only: done, say.")
 @click.option("--csv", "table", type=click.Path(), help="Write a CSV with a line an object here.")
 @click.option("--from", "source_format", metavar="FORMAT", help="Format of both datasets.")
 @kind_option
@@ -224,6 +226,8 @@ def agree(
     names: tuple[str, str] | None,
     by: By | None,
     least: float,
+    reviewed: bool,
+    only: str | None,
     table: str | None,
     source_format: str | None,
     kind: Any,  # Any: click checked that it is one of the two kinds
@@ -237,7 +241,16 @@ def agree(
 
     with working() as job:
         found = compare(
-            a, b, names=names, by=by, least=least, kind=kind, format=source_format, job=job
+            a,
+            b,
+            names=names,
+            by=by,
+            least=least,
+            kind=kind,
+            reviewed=reviewed,
+            only=only,
+            format=source_format,
+            job=job,
         )
         if table is not None:
             found.write_csv(table)

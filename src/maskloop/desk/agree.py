@@ -246,14 +246,15 @@ def agree(
     by: By | None = None,
     least: float = LEAST,
     kind: Kind | None = None,
+    reviewed: bool = False,
+    only: str | None = None,
     format: str | None = None,
     job: Job | None = None,
 ) -> Agreement:
     """Compare what two readers drew, object by object.
 
     Classes are matched by name, upper and lower case alike; where each reader has a single class,
-    these are matched whatever they are called. What either ignores, or has not reviewed, is left
-    out of both.
+    these are matched whatever they are called. What either ignores is left out of both.
 
     Parameters
     ----------
@@ -269,6 +270,11 @@ def agree(
         Least IoU of two objects that are one, 0 to 1.
     kind : {"classes", "objects"}, optional
         What ids without a label table are; in volumes in mm classes unless told.
+    reviewed : bool
+        Whether only what both readers reviewed is compared, where their datasets tell it; else a
+        model's draft that nobody looked at counts as theirs.
+    only : str, optional
+        Only the datasets' items of this status, such as ``"done"``.
     format : str, optional
         Name of the datasets' format; found out where left out.
     job : Job, optional
@@ -281,11 +287,15 @@ def agree(
     InputError
         If no item is in both, a mask has a time axis, or `least` is not from 0 to 1.
     """
+    from maskloop.desk.datasets import chosen
+
     job = job or Job()
     if not 0 <= least <= 1:
         msg = f"expected a least IoU from 0 to 1, got {least!r}; give {LEAST}, say"
         raise InputError(msg)
-    one, other = (_opened(source, kind, format, job) for source in (a, b))
+    one, other = (
+        chosen(_opened(source, kind, format, job), status=only, job=job) for source in (a, b)
+    )
     pairs, only_a, only_b = _paired(one, other)
     called = names or _called(one.name, other.name)
     objects: list[ObjectAgreement] = []
@@ -293,9 +303,10 @@ def agree(
     notes: dict[str, None] = {}
     units = set()
     for first, second in job.track(pairs, "compare"):
-        found = _compared(
-            one.read(first, job), other.read(second, job), by=by, least=least, kind=kind
-        )
+        samples = (one.read(first, job), other.read(second, job))
+        if not reviewed:
+            samples = (replace(samples[0], reviewed=None), replace(samples[1], reviewed=None))
+        found = _compared(*samples, by=by, least=least, kind=kind)
         objects += found.objects
         classes += found.classes
         units.add(found.unit)
@@ -463,7 +474,7 @@ def _left_out(a: Sample, b: Sample) -> tuple[npt.NDArray[np.bool_] | None, list[
             found = part if found is None else found | part
     if found is None or not found.any():
         return None, []
-    return found, ["voxels that a reader ignores or has not reviewed are left out"]
+    return found, ["what a reader ignores, or has not reviewed where that is asked, is left out"]
 
 
 def _objects(

@@ -342,6 +342,7 @@ def _plan(
             f"which cannot yet; choose another base"
         )
         raise InputError(msg)
+    cases, drawn = _usable(cases, job)
     prints = tuple(fingerprint(case.image) for case in job.track(cases, "read"))
     split = _split(cases, prints, seed, patients, card, job)
     recipe, batch = _recipe(card, family, is_trained, steps, seed, recipe_name)
@@ -350,7 +351,7 @@ def _plan(
         "base": card.name if is_trained else base,
         "weights": [w.sha256 for w in card.weights],
         "labels": card.labels.to_rows(),
-        "cases": [[p, *drawn] for p, drawn in zip(prints, _drawn_prints(cases, job), strict=True)],
+        "cases": [[p, *both] for p, both in zip(prints, drawn, strict=True)],
         "held_out": list(split.held_out),
         "recipe": dataclasses.asdict(recipe),
         "batch": batch,
@@ -410,25 +411,39 @@ def _split(
     )
 
 
-def _drawn_prints(cases: Sequence[TrainingCase], job: Job) -> list[tuple[str, str]]:
-    """Return the fingerprints of each case's mask and reviewed voxels; tell what overlaps cost."""
+def _usable(
+    cases: Sequence[TrainingCase], job: Job
+) -> tuple[list[TrainingCase], list[tuple[str, str]]]:
+    """Return the cases of which anything was reviewed, and fingerprints of masks and reviews."""
     from maskloop.training.cases import fingerprint
 
-    found = []
+    kept, prints = [], []
     lost = 0
     for case in job.track(cases, "read masks"):
         if isinstance(case.mask, (Mask, Path)):
-            found.append((fingerprint(case.mask), fingerprint(case.reviewed)))
+            kept.append(case)
+            prints.append((fingerprint(case.mask), fingerprint(case.reviewed)))
             continue
         drawn = case.mask.read(job)
+        if drawn.reviewed is not None and not drawn.reviewed.any():
+            continue
         lost += drawn.lost
-        found.append((fingerprint(drawn.mask), fingerprint(drawn.reviewed)))
+        kept.append(case)
+        prints.append((fingerprint(drawn.mask), fingerprint(drawn.reviewed)))
+    if not kept:
+        msg = (
+            f"expected reviewed voxels in some of {len(cases):,} cases, got none; mark a case done "
+            "or review a part of one"
+        )
+        raise InputError(msg)
+    if len(kept) < len(cases):
+        job.say(f"{len(cases) - len(kept):,} cases in which nothing was reviewed are left out")
     if lost:
         job.say(
             f"objects overlap in {lost:,} voxels: each is learnt as the better scored object's, "
             "or the smaller one's"
         )
-    return found
+    return kept, prints
 
 
 def _line(card: ModelCard, which: str) -> Sequence[str]:
