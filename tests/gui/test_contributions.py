@@ -37,7 +37,9 @@ def test_reader_takes_our_files_and_leaves_others(tmp_path: Path, ct: Path) -> N
     assert contributions.get_reader([str(ct)]) is not None
     assert contributions.get_reader([str(ct), str(ct)]) is None
     assert contributions.get_reader(str(tmp_path / "notes.txt")) is None
-    assert contributions.get_reader(str(tmp_path)) is None
+    assert contributions.get_reader(str(tmp_path)) is contributions.read_list, "a folder of CT"
+    (tmp_path / "empty").mkdir()
+    assert contributions.get_reader(str(tmp_path / "empty")) is None
     (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
     assert contributions.get_reader(str(tmp_path)) is not None
 

@@ -331,3 +331,85 @@ def test_ten_thousand_images_are_listed_without_reading_one(window: Any, tmp_pat
     spent = time.process_time() - start
     assert panel.dataset.list.rows.rowCount() == 10_000
     assert spent < 3, f"{spent:.2f} s"
+
+
+def test_losses_are_shown_before_anything_is_written(
+    opened: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
+) -> None:
+    _, panel, _ = opened
+    session, box = panel.dataset.session, panel.convert
+    session.step(1)
+    shown(panel, qtbot, 0)
+    panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 2)
+    box.choose("indexed")
+    box.folder.setText(str(tmp_path / "out"))
+    assert box.answer.isHidden()
+    box.look.click()
+    settle(panel)
+    qtbot.waitUntil(lambda: box._planned is not None, timeout=10_000)
+    assert box.losses.text() == "Nothing is lost."
+    assert not (tmp_path / "out").exists()
+    box.cancel.click()
+    shown(panel, qtbot, 0)
+    assert not (tmp_path / "out").exists()
+    box.look.click()
+    qtbot.waitUntil(lambda: box._planned is not None, timeout=10_000)
+    settle(panel)
+    box.write.click()
+    shown(panel, qtbot, 0)
+    assert "PASS" in box.receipt.toPlainText()
+    written = np.array(Picture.open(tmp_path / "out" / "masks" / "p0.png"))
+    assert written[20, 20] == 2, "with what was corrected"
+    assert written.sum() == 26
+
+
+def test_a_loss_is_told_and_can_be_refused(
+    opened: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    _, panel, _ = opened
+    session, box = panel.dataset.session, panel.convert
+    masks = []
+    for number in (1, 2):
+        ids = np.zeros(SHAPE, np.uint8)
+        ids[5:12, 4 * number : 4 * number + 6] = number
+        row = Label(number, f"cell {number}", category="cell", is_thing=True)
+        masks.append(Mask(ids, Geometry.pixels(SHAPE), LabelTable([row])))
+    session.dataset = replace(
+        session.dataset, reader=lambda item, job: Sample(item, tuple(masks)), kind="objects"
+    )
+    box.choose("indexed")
+    box.folder.setText(str(tmp_path / "out"))
+    box.plan()
+    qtbot.waitUntil(lambda: box._planned is not None, timeout=10_000)
+    settle(panel)
+    assert "4 objects lose pixels to others over it" in box.losses.text()
+    assert box.write.isEnabled()
+    box.lossless.setChecked(True)
+    assert not box.write.isEnabled()
+
+
+def test_a_dataset_dropped_on_the_window_is_listed(
+    window: Any, settle: Callable[[Any], None], tmp_path: Path
+) -> None:
+    viewer, panel = window
+    folder = written(tmp_path)
+    viewer.open(str(folder), plugin="napari-maskloop")
+    assert not viewer.layers
+    settle(panel)
+    assert panel.dataset.list.rows.rowCount() == 4
+
+
+def test_folders_of_plain_pictures_and_foreign_files_are_left_to_others(tmp_path: Path) -> None:
+    from maskloop.gui import contributions
+
+    (tmp_path / "photos").mkdir()
+    Picture.new("L", (9, 9)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    assert contributions.get_reader(str(tmp_path / "photos")) is None
+    assert contributions.get_reader(str(tmp_path / "package.json")) is None
+    volume = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+    (tmp_path / "ct").mkdir()
+    volume.to_filename(tmp_path / "ct" / "a.nii.gz")
+    assert contributions.get_reader(str(tmp_path / "ct")) is contributions.read_list

@@ -53,6 +53,15 @@ def recognised(path: Path) -> str:
     return IMAGES if next(_images_in(path), None) is not None else ""
 
 
+def holds_volumes(folder: Path) -> bool:
+    """Whether the first image below a folder is a volume, by its name, or a series of DICOM."""
+    from maskloop import formats
+
+    first = next(_images_in(folder), None)
+    known = None if first is None or first.is_dir() else formats.by_suffix(first)
+    return first is not None and (known is None or known[0] != "picture")
+
+
 def holds_dicom(folder: Path) -> bool:
     """Whether files of a folder itself are DICOM; only some are asked."""
     asked = 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskloop.core.dataset import Dataset, Holding, Item, Sample
     from maskloop.core.image import Image
     from maskloop.datasets.base import Options
+    from maskloop.desk.worklist import Worklist
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +141,7 @@ def corrected(
     *,
     workspace: Path | str | None = None,
     only: Collection[str] | None = None,
+    worklist: Worklist | None = None,
 ) -> Dataset:
     """Return the dataset with the masks of its items' cases in the place of its own.
 
@@ -150,6 +152,8 @@ def corrected(
         Where cases lie whose image's folder cannot be written or is shared.
     only : collection of str, optional
         Names of the items to take; all where left out.
+    worklist : Worklist, optional
+        Says how far each item is.
 
     Returns
     -------
@@ -165,6 +169,8 @@ def corrected(
         if folder is not None and is_case(folder):
             cases[item.name] = folder
             item = replace(item, has_mask=True, classes=None, count=None)
+        if worklist is not None:
+            item = replace(item, status=worklist.of(item).status)
         items.append(item)
 
     def read(item: Item, job: Job) -> Sample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,43 +21,72 @@ SUFFIXES = (
     *(".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh"),
     *(".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"),
 )
-_MASK_WORDS = re.compile(
-    r"(^|[^a-z])(mask|masks|seg|segmentation|label|labels|gt)([^a-z]|$)", re.IGNORECASE
-)
+# Files that may describe a whole dataset; those that do not are left to others.
+DATASETS = (".json", ".geojson", ".xml", ".yaml", ".yml")
 _NO_LAYER: Any = (None,)  # Any: napari's sign that a reader has nothing to add
-_LOOKED_AT = 20  # files of a folder that are asked whether they are DICOM
 
 Reader = Callable[[str], "list[LayerData]"]
 
 
 def get_reader(path: str | list[str]) -> Reader | None:
-    """Return `read` for files we know and for folders that hold DICOM, else None.
+    """Return `read` for files we know, folders that hold DICOM, and datasets, else None.
 
-    Lists (napari's "open as stack") are left to others.
+    Lists (napari's "open as stack") are left to others, and so are folders of plain pictures.
     """
     if isinstance(path, list):
         if len(path) != 1:
             return None
         path = path[0]
     where = Path(path)
-    if where.is_dir():
-        return read if _holds_dicom(where) else None
-    return read if where.name.lower().endswith(SUFFIXES) else None
+    name = where.name.lower()
+    if not where.is_dir() and not name.endswith(DATASETS):
+        return read if name.endswith(SUFFIXES) else None
+    if where.is_dir() and _holds_dicom(where):
+        return read
+    return read_list if _is_list(where) else None
 
 
 def _holds_dicom(folder: Path) -> bool:
+    from maskloop.desk.images import holds_dicom
+
+    return holds_dicom(folder)
+
+
+def _is_list(path: Path) -> bool:
+    from maskloop.desk.images import IMAGES, holds_volumes, recognised
+
     try:
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-        return any(_is_dicom(p) for p in files[:_LOOKED_AT])
+        found = recognised(path)
+        return holds_volumes(path) if found == IMAGES else bool(found)
     except OSError:
         return False
 
 
-def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() == ".dcm":
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def read_list(path: str | list[str]) -> list[LayerData]:
+    """Open a dataset, or a folder of volumes, as the list of the panel; napari gets no layer.
+
+    A file with the masks of the picture that is open is opened over that.
+    """
+    import napari
+
+    where = Path(path[0] if isinstance(path, list) else path)
+    image = None if where.is_dir() else _open_image()
+    if image is not None:
+        job = Job()
+        try:
+            found = load_items(where, image=lambda: image, job=job)
+        except MaskloopError:
+            found = []
+        if found:
+            _tell(job)
+            return layers_of(found, where)
+    viewer = napari.current_viewer()
+    if viewer is None:
+        msg = f"expected a window to list {where.name} in, got none; open napari first"
+        raise InputError(msg)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-maskloop", "maskloop")
+    panel.dataset.open_path(where)
+    return [_NO_LAYER]
 
 
 def read(path: str | list[str]) -> list[LayerData]:
@@ -170,8 +198,9 @@ def looks_like_mask(path: Path) -> bool:
     if path.is_dir():
         return False
     receipt = path.with_name(path.name + ".receipt.json")
-    is_named = path.name.lower().endswith(".seg.nrrd") or _MASK_WORDS.search(stem_of(path))
-    return receipt.is_file() or bool(is_named)
+    from maskloop.desk.images import is_named_mask
+
+    return receipt.is_file() or is_named_mask(path)
 
 
 class NotSavedError(MaskloopError):

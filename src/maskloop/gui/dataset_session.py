@@ -73,6 +73,7 @@ class Session(QObject):
         self._source: Path | None = None
         self._nbytes = 0
         self._wanted: int | None = None  # to be shown as soon as it is read
+        self._aside: int | None = None  # shown again by `bring_back`
         self._ready: Ready | None = None  # the item shown, as it was read
         self._pending: Callable[[], None] | None = None  # what waits for `leave_unsaved`
         self.ahead.read.connect(self._was_read)
@@ -120,7 +121,7 @@ class Session(QObject):
     def _opened(self, dataset: Dataset, kept: Worklist, notes: tuple[str, ...]) -> None:
         self.ahead.close()
         self.dataset, self.worklist = dataset, kept
-        self.place, self.facts, self.filter = None, {}, Filter()
+        self.place, self._aside, self.facts, self.filter = None, None, {}, Filter()
         self.refilter()
         told = [f"{dataset.name}: {len(dataset.items):,} images", *notes]
         if kept.problem:
@@ -235,6 +236,23 @@ class Session(QObject):
             self.stuck.emit()
 
         self._host.keeping.leave(source, done)
+
+    def set_aside(self, then: Callable[[], None]) -> None:
+        """Save the item shown and take it from the window, until `bring_back`; then go on."""
+        place = self.place
+
+        def gone() -> None:
+            self._aside = place if place is not None else self._aside
+            self.moved.emit()
+            then()
+
+        self.leave(gone)
+
+    def bring_back(self) -> None:
+        """Show the item again that was set aside, unless another one is shown by now."""
+        place, self._aside = self._aside, None
+        if place is not None and self.place is None and place < len(self.items):
+            self.go(place)
 
     def leave_unsaved(self) -> None:
         """Give up what could not be brought to disk, and go where the person wanted to."""

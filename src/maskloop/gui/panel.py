@@ -9,6 +9,7 @@ import napari.viewer
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
+from maskloop.gui.dataset_convert import ConvertBox
 from maskloop.gui.host import Host
 from maskloop.gui.section import Section
 from maskloop.gui.sections.compare import CompareSection
@@ -53,6 +54,8 @@ class Panel(QWidget):
         self.review = ReviewSection(self.host)
         self.compare = CompareSection(self.host)
         self.export = ExportSection(self.host)
+        self.convert = ConvertBox(self.host, self.dataset.session)
+        self.export.rows.addWidget(self.convert)
         self.train = TrainSection(self.host)
         self._upright = Upright(viewer, self.load.chosen_convention)
         self.load.convention.currentIndexChanged.connect(self._face)
