@@ -169,9 +169,8 @@ def fill_polygon(ring: Sequence[float] | npt.NDArray[np.float64], shape: tuple[i
     """
     height, width = shape
     points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
-    far = 8 * max(shape) + 1024
-    way = np.abs(np.diff(points, axis=0)).max(axis=1).sum() if np.isfinite(points).all() else far
-    if not np.isfinite(points).all() or np.abs(points).max() > far or way > 2**26:
+    is_near = bool((np.abs(points) <= 8 * max(shape) + 1024).all())  # not where one is not finite
+    if not is_near or np.abs(np.diff(points, axis=0)).max(axis=1).sum() > 2**26:
         msg = (
             f"expected corners in a picture of {width}x{height} pixels, got up to "
             f"{np.abs(points).max():g}; pixel corners are meant, not fractions or millimetres"
