@@ -55,10 +55,11 @@ def write(
         ids = sample.masks[0].data
         classes, objects = values.tables(sample.masks[0])
         stem = folder / "gtFine" / split / f"{name}_gtFine"
-        maskfolder_write.save(stem.with_name(stem.name + "_labelIds.png"), classes[ids])
+        path = stem.with_name(stem.name + "_labelIds.png")
+        maskfolder_write.save(path, classes[ids], header=sample.header)
         if dataset.kind != "classes" or objects.any():
             path = stem.with_name(stem.name + "_instanceIds.png")
-            maskfolder_write.save(path, _instance_ids(classes, objects)[ids])
+            maskfolder_write.save(path, _instance_ids(classes, objects)[ids], header=sample.header)
         picture = folder / "leftImg8bit" / split / f"{name}_leftImg8bit"
         place_image(sample.item, picture, options=options)
     maskfolder_write.save_table(folder / "classes.json", values.table(with_void=False))

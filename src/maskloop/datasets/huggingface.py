@@ -18,7 +18,7 @@ from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.datasets import maskfolder_names, maskfolder_values, maskfolder_write
+from maskloop.datasets import georeference, maskfolder_names, maskfolder_values, maskfolder_write
 from maskloop.datasets.base import (
     DatasetFormat,
     Held,
@@ -95,7 +95,8 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
         decoded = maskfolder_values.decode(
             maskfolder_values.distinct(found, mask), objects, variant, classes, mask
         )
-        return Sample(item, (Mask(decoded.ids, found.geometry, decoded.labels, mask),))
+        made = Mask(decoded.ids, found.geometry, decoded.labels, mask)
+        return Sample(item, (made,), header=georeference.of(mask) or georeference.of(item.image))
 
     scheme = LabelTable(row for _, row in classes)
     return Dataset(path.name, "huggingface", path, scheme, tuple(items), read, kind)
@@ -178,7 +179,8 @@ def write(
         split = safe_name(sample.item.split or "train").replace("/", "_")
         classes, objects = values.tables(sample.masks[0])
         place, ids = folder / split, sample.masks[0].data
-        maskfolder_write.save(place / "masks" / f"{name}.png", classes[ids])
+        path = place / "masks" / f"{name}.png"
+        maskfolder_write.save(path, classes[ids], header=sample.header)
         line = {"mask_file_name": f"masks/{name}.png", "name": name}
         if dataset.kind != "classes" or objects.any():
             maskfolder_write.save(place / "instances" / f"{name}.png", objects[ids])
@@ -193,7 +195,9 @@ def write(
         (folder / split / _META).write_text("".join(listed), encoding="utf-8")
     table = values.table(with_void=True)
     names = {0: "background", **{row.id: row.name for row in table.values() if not row.ignore}}
-    (folder / _LABELS).write_text(json.dumps(names, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / _LABELS).write_text(
+        json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     maskfolder_write.save_table(folder / "classes.json", table)
 
 

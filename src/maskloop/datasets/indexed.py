@@ -7,23 +7,17 @@ classes by ``classes.json``; palettes show the scheme's colours. Splits are list
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
-from maskloop.core.geometry import Geometry
 from maskloop.core.labels import LabelTable
-from maskloop.datasets.base import (
-    COVERED,
-    PLACE,
-    DatasetFormat,
-    Held,
-    Loss,
-    Options,
-    place_image,
-    safe_name,
-)
+from maskloop.datasets import georeference, maskfolder_write
+from maskloop.datasets.base import DatasetFormat, Held, Options, place_image, safe_name
 from maskloop.formats import picture
 from maskloop.formats.base import Target, read_sidecar, reading, sidecar_of, table_bytes, table_from
 
@@ -35,6 +29,8 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
     from maskloop.core.mask import Mask
 
+_GROUPS = "groups.json"
+_HIGHEST = 65_535
 _TABLE = "classes.json"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -59,42 +55,65 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     splits = {
         line: listed.stem
         for listed in sorted((path / "splits").glob("*.txt"))
-        for line in listed.read_text(encoding="utf-8").splitlines()
+        for line in listed.read_bytes().decode("utf-8", "replace").splitlines()
     }
+    groups = _groups(path / _GROUPS)
     items = []
     for mask in sorted((path / "masks").rglob("*.png")):
         name = mask.relative_to(path / "masks").with_suffix("").as_posix()
-        items.append(Item(name, pictures.get(name), split=splits.get(name, ""), ref=mask))
-    has_tables = any(sidecar_of(item.ref).is_file() for item in items[:1])
+        split, group = splits.get(name, ""), groups.get(name, "")
+        items.append(Item(name, pictures.get(name), split=split, group=group, ref=mask))
+    tables = [found for item in items[:8] if (found := read_sidecar(item.ref)) is not None]
 
     def read(item: Item, job: Job) -> Sample:
         table = read_sidecar(item.ref) or scheme
         with reading(item.ref):
             found = picture.read_mask(item.ref, image=None, entry=None, kind="classes", job=job)
-        return Sample(item, (replace(found, labels=table.covering(found.ids())),))
+        place = georeference.of(item.ref) or georeference.of(item.image)
+        made = replace(found, labels=table.covering(found.ids()))
+        return Sample(item, (made,), header=place)
 
-    kind: Holding = "objects" if has_tables else "classes"
+    is_mixed = any(table.is_mixed for table in tables)
+    kind: Holding = "panoptic" if is_mixed else "objects" if tables else "classes"
     return Dataset(path.name, "indexed", path, scheme, tuple(items), read, kind)
+
+
+def _groups(path: Path) -> dict[str, str]:
+    """Return ``{name: group}``, of which a set without groups has none."""
+    if not path.is_file():
+        return {}
+    with reading(path):
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            msg = f"expected JSON in {path.name}, got: {error}; correct it or remove it"
+            raise FormatError(msg) from error
+    if not isinstance(found, dict):
+        raise FormatError(f"expected {{name: group}} in {path.name}, got a list; correct it")
+    return {str(name): str(group) for name, group in found.items()}
 
 
 def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
     """Settle overlaps; a grid in mm becomes pixels."""
-    mask, lost = sample.settled()
-    if mask.data.ndim != 2:
+    mask, losses = maskfolder_write.settled(sample, "label PNGs")
+    if int(mask.data.max(initial=0)) > _HIGHEST:
+        mask = _renumbered(mask, sample.item.name)
+    return Held(replace(sample, masks=(mask,)), losses)
+
+
+def _renumbered(mask: Mask, name: str) -> Mask:
+    """Return the mask with ids from 1 without gaps, for what 16 bits cannot count."""
+    ids = mask.ids()
+    if len(ids) > _HIGHEST:
         msg = (
-            f"expected pictures (y, x) for label PNGs, got {sample.item.name!r} of shape "
-            f"{mask.data.shape}; convert to nnunet or coco-volume instead"
+            f"expected at most {_HIGHEST:,} labels a picture for label PNGs, got {len(ids):,} in "
+            f"{name!r}; convert to coco instead"
         )
         raise InputError(msg)
-    losses: dict[Loss, int] = {COVERED: _covered(sample, mask)} if lost else {}
-    if mask.geometry.unit == "mm":
-        losses[PLACE] = 1
-    plain = replace(mask, geometry=Geometry.pixels(mask.data.shape))
-    return Held(replace(sample, masks=(plain,)), losses)
-
-
-def _covered(sample: Sample, settled: Mask) -> int:
-    return sum(bool((settled.data[m.data == i] != i).any()) for m in sample.masks for i in m.ids())
+    known = mask.labels.covering(ids)
+    rows = [replace(known[i], id=n) for n, i in enumerate(ids, start=1)]
+    data = np.searchsorted([0, *ids], mask.data).astype(np.uint16)
+    return replace(mask, data=data, labels=LabelTable(rows))
 
 
 def write(
@@ -102,22 +121,26 @@ def write(
 ) -> None:
     """Write the PNGs, their tables where ids are objects, the scheme, and the splits."""
     splits: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
     for sample in samples:
         name = safe_name(sample.item.name)
         path = folder / "masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         mask = sample.masks[0]
         picture.write_mask(mask, Target(path, ".png", path))
+        georeference.write_beside(sample.header, path)
         if dataset.kind != "classes":
             sidecar_of(path).write_bytes(table_bytes(mask.labels))
         place_image(sample.item, folder / "images" / name, options=options)
         if sample.item.split:
             splits.setdefault(sample.item.split, []).append(name)
+        if sample.item.group:
+            groups[name] = sample.item.group
     (folder / _TABLE).write_bytes(table_bytes(LabelTable(dataset.scheme.values())))
-    for split, names in splits.items():
-        (folder / "splits").mkdir(exist_ok=True)
-        text = "".join(f"{name}\n" for name in names)
-        (folder / "splits" / f"{split}.txt").write_text(text, encoding="utf-8")
+    maskfolder_write.save_lists(folder / "splits", splits)
+    if groups:
+        text = json.dumps(groups, indent=1, ensure_ascii=False)
+        (folder / _GROUPS).write_text(f"{text}\n", encoding="utf-8")
 
 
 FORMAT = DatasetFormat(

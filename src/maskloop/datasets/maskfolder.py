@@ -12,6 +12,7 @@ from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
+from maskloop.datasets import georeference
 from maskloop.datasets import maskfolder_names as names
 from maskloop.datasets import maskfolder_profile as profiles
 from maskloop.datasets import maskfolder_values as values
@@ -185,7 +186,8 @@ class _Reader:
             return self._many(item, files, job)
         found, grid = self._decoded(files.masks[0], files, job)
         mask = Mask(found.ids, grid, found.labels, files.masks[0])
-        return Sample(item, (mask,))
+        place = georeference.of(files.masks[0]) or georeference.of(item.image)
+        return Sample(item, (mask,), header=place)
 
     def _decoded(
         self, path: Path, files: Files, job: Job, file_class: str = ""

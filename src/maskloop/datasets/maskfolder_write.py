@@ -11,7 +11,7 @@ import numpy.typing as npt
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
-from maskloop.datasets import drawn
+from maskloop.datasets import drawn, georeference
 from maskloop.datasets.base import (
     COVERED,
     CROWDS,
@@ -210,11 +210,17 @@ def bit_colours() -> bytes:
     return rgb.tobytes()
 
 
-def save(path: Path, data: npt.NDArray[Any], palette: bytes = b"") -> None:
-    """Write a PNG of numbers: with a palette, or gray of 8 or 16 bits."""
+def save(
+    path: Path, data: npt.NDArray[Any], palette: bytes = b"", *, header: object = None
+) -> None:
+    """Write a PNG of numbers: with a palette, or gray of 8 or 16 bits.
+
+    Where `header`, the sample's, is a place on earth, that is written beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     wide = data if int(data.max(initial=0)) > VOID else data.astype(np.uint8)
     path.write_bytes(picture_png.packed(wide, palette if wide.dtype == np.uint8 else b""))
+    georeference.write_beside(header, path)
 
 
 def save_table(path: Path, table: LabelTable) -> None:

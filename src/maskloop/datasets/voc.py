@@ -34,7 +34,8 @@ def write(
         name = safe_name(sample.item.name)
         ids = sample.masks[0].data
         classes, objects = values.tables(sample.masks[0])
-        maskfolder_write.save(folder / "SegmentationClass" / f"{name}.png", classes[ids], colours)
+        path = folder / "SegmentationClass" / f"{name}.png"
+        maskfolder_write.save(path, classes[ids], colours, header=sample.header)
         if dataset.kind != "classes" or objects.any():
             objects[classes == maskfolder_write.VOID] = maskfolder_write.VOID
             path = folder / "SegmentationObject" / f"{name}.png"
