@@ -17,7 +17,7 @@ from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.formats import coco_plain
 from maskloop.loop.export import export
-from maskloop.loop.load import load_mask
+from maskloop.loop.load import load_mask, load_masks
 
 # pycocotools 2.0.11 converts its buffers in a way that NumPy 2 has renamed.
 NUMPY2 = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -312,3 +312,66 @@ def test_real_photos_decode_as_pycocotools_decodes_them(shared_data, tmp_path):
         for one in found.loadAnns(found.getAnnIds(imgIds=image["id"])):
             union |= found.annToMask(one).astype(bool)
         np.testing.assert_array_equal(mask.data > 0, union)
+
+
+def test_overlapping_objects_open_whole_on_further_masks(tmp_path):
+    path = write(
+        tmp_path / "f.json",
+        foreign(
+            [
+                annotation(1, box(0, 0, 8, 8)),
+                annotation(2, box(2, 2, 4, 4)),
+                annotation(3, box(0, 0, 9, 8), iscrowd=1),
+                annotation(4, box(9, 0, 10, 8)),
+            ]
+        ),
+    )
+    job = Job()
+    masks = load_masks(path, job=job)
+    areas = [{i: int((m.data == i).sum()) for i in m.ids()} for m in masks]
+    assert areas == [{2: 4, 4: 8}, {1: 64}, {3: 72}]
+    assert [sorted(m.labels) for m in masks] == [[2, 4], [1], [3]]
+    assert any("2 further mask(s)" in note for note in job.notes)
+
+
+def test_objects_apart_open_as_one_mask(tmp_path):
+    path = write(tmp_path / "f.json", foreign([annotation(1, box(0, 0, 2, 2))]))
+    (mask,) = load_masks(path)
+    np.testing.assert_array_equal(mask.data, load_mask(path).data)
+
+
+def test_overlapping_classes_open_on_further_masks(tmp_path):
+    path = write(
+        tmp_path / "f.json",
+        foreign(
+            [
+                annotation(1, box(0, 0, 4, 4)),
+                annotation(2, box(3, 3, 8, 8)),
+                {**annotation(3, box(2, 2, 4, 4)), "category_id": 9},
+            ],
+            categories=[{"id": 4, "name": "cell"}, {"id": 7, "name": "x"}, {"id": 9, "name": "y"}],
+        ),
+    )
+    masks = load_masks(path, kind="classes")
+    assert [{i: int((m.data == i).sum()) for i in m.ids()} for m in masks] == [{9: 4}, {4: 40}]
+    assert [sorted(m.labels) for m in masks] == [[7, 9], [4]]
+
+
+def test_keypoints_and_further_keys_of_a_foreign_file_are_written_again(tmp_path):
+    more = {"keypoints": [1, 2, 2], "num_keypoints": 1, "attributes": {"x": 1}, "note": "n"}
+    mask = load_mask(write(tmp_path / "f.json", foreign([annotation(1, box(1, 1, 3, 4), **more)])))
+    export(mask, tmp_path / "m.json")
+    (found,) = content(tmp_path / "m.json")["annotations"]
+    assert {key: found[key] for key in more} == more
+    again = load_mask(tmp_path / "m.json")
+    export(again, tmp_path / "again.json")
+    assert content(tmp_path / "again.json") == content(tmp_path / "m.json")
+
+
+def test_a_damaged_shape_is_refused_by_its_annotation(tmp_path):
+    good = annotation(1, {"size": [8, 10], "counts": [80]})
+    path = write(
+        tmp_path / "f.json", foreign([good, annotation(41, {"size": [8, 10], "counts": [8]})])
+    )
+    with pytest.raises(FormatError, match=r"annotation 41 of f\.json"):
+        load_mask(path)

@@ -293,7 +293,8 @@ def _objects(opened: _Opened, kind: Kind, job: Job) -> list[_Found]:
     runs = coco_shapes.runs_of(with_shape, opened.shape, path.name)
     numbers = _numbers(with_shape, path, job)
     # Others call what they annotate piece by piece stuff, too.
-    stuff = {c["id"] for c in content["categories"] if opened.is_ours and not c.get("isthing")}
+    categories = content["categories"] if opened.is_ours else []
+    stuff = {c["id"] for c in categories if not c.get("isthing", True)}
     found = []
     for annotation, number, part in zip(with_shape, numbers, runs, strict=True):
         category = annotation.get("category_id")
