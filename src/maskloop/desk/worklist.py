@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskloop.core.errors import StorageError
-from maskloop.core.standing import Progress, Standing
+from maskloop.core.standing import STATUSES, Progress, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -114,6 +114,9 @@ class Worklist:
     problem: str = ""
     _known: dict[str, dict[str, tuple[float, str]]] = field(default_factory=dict, repr=False)
     _read: dict[str, int] = field(default_factory=dict, repr=False)
+    # Asked for of every item whenever one is marked: each is made out once.
+    _standings: dict[tuple[str, str], Standing] = field(default_factory=dict, repr=False)
+    _keys: dict[tuple[str, Path | None], str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def beside(
@@ -131,11 +134,13 @@ class Worklist:
 
     def of(self, item: Item) -> Standing:
         """Return how far an item is: as the list has it, else as the dataset says."""
-        found = self._known.get(self._key(item))
-        told = {"status": item.status}
-        if found is not None:
-            told |= {name: value for name, (_, value) in found.items()}
-        return Standing.of(told)
+        key = self._key(item)
+        known = self._standings.get((key, item.status))
+        if known is None:
+            told = {"status": item.status}
+            told |= {name: value for name, (_, value) in self._known.get(key, {}).items()}
+            known = self._standings[key, item.status] = Standing.of(told)
+        return known
 
     def people(self) -> tuple[str, ...]:
         """Return the names of assignees and reviewers, sorted."""
@@ -208,6 +213,8 @@ class Worklist:
         if not isinstance(key, str) or not isinstance(when, (int, float)):
             return
         row = self._known.setdefault(key, {})
+        for status in ("", *STATUSES):
+            self._standings.pop((key, status), None)
         for name in _FIELDS:
             value = line.get(name)
             if isinstance(value, str) and (float(when), value) > row.get(name, (0.0, "")):
@@ -237,6 +244,12 @@ class Worklist:
             raise StorageError(msg) from error
 
     def _key(self, item: Item) -> str:
+        known = self._keys.get((item.name, item.image))
+        if known is None:
+            known = self._keys[item.name, item.image] = self._digits_of(item)
+        return known
+
+    def _digits_of(self, item: Item) -> str:
         image = "" if item.image is None else os.path.abspath(item.image)
         folder = str(self.root if self.root.suffix == "" else self.root.parent) + os.sep
         within = image.removeprefix(folder) if image.startswith(folder) else item.name

@@ -145,7 +145,8 @@ class Ahead(QObject):
         if _free() < like * _COPIES + _SPARE:
             self.said.emit("Too little memory is free to open the next image ahead.")
             return
-        run = Run(lambda job: prepare(dataset, item, workspace, job), "Next image", self)
+        title = f"Reading {item.name}"
+        run = Run(lambda job: prepare(dataset, item, workspace, job), title, self, is_quiet=True)
         run.done.connect(self._was_read)
         run.failed.connect(lambda words: self._read_failed(item.name, words))
         run.ended.connect(lambda: self._read_ended(run))
@@ -212,7 +213,8 @@ class Ahead(QObject):
         if _free() < ready.nbytes * _COPIES + drafter.nbytes + _SPARE:
             self.said.emit(f"Too little memory is free to draft {ready.item.name} ahead.")
             return
-        run = Run(lambda job: self._drawn(ready, drafter, job), "Draft of the next image", self)
+        title = f"Drafting {ready.item.name}"
+        run = Run(lambda job: self._drawn(ready, drafter, job), title, self, is_quiet=True)
         run.done.connect(self._was_drafted)
         run.failed.connect(lambda words: self.failed.emit(ready.item.name, words))
         run.ended.connect(lambda: self._draft_ended(run))

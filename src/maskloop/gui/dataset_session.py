@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -73,6 +74,7 @@ class Session(QObject):
         self._source: Path | None = None
         self._nbytes = 0
         self._wanted: int | None = None  # to be shown as soon as it is read
+        self._is_settled = False
         self._aside: int | None = None  # shown again by `bring_back`
         self._ready: Ready | None = None  # the item shown, as it was read
         self._pending: Callable[[], None] | None = None  # what waits for `leave_unsaved`
@@ -122,6 +124,7 @@ class Session(QObject):
         self.ahead.close()
         self.dataset, self.worklist = dataset, kept
         self.place, self._aside, self.facts, self.filter = None, None, {}, Filter()
+        self._settle_memory()
         self.refilter()
         told = [f"{dataset.name}: {len(dataset.items):,} images", *notes]
         if kept.problem:
@@ -460,9 +463,23 @@ class Session(QObject):
         else:
             self.go(place)
 
+    def _settle_memory(self) -> None:
+        """Take what is there by now, a long list above all, out of the search for garbage.
+
+        napari searches everything whenever a layer goes, and two go for each image: a second in
+        all for a list of 10,000.
+        """
+        if self._is_settled:
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        self._is_settled = True
+
     def release(self) -> None:
         """Stop what runs."""
         self.ahead.close()
+        if self._is_settled:
+            gc.unfreeze()
 
 
 def _is_labels(layer: Any) -> bool:  # Any: a napari layer

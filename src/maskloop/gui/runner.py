@@ -38,6 +38,9 @@ class Run(QObject):
         Shown in the activity dock.
     parent : QObject
         Owner; when it goes, the work is stopped.
+    is_quiet : bool
+        Whether it is left out of the activity dock, whose every entry costs the window a tenth of
+        a second: for what comes often and nobody waits for.
 
     Signals
     -------
@@ -52,9 +55,17 @@ class Run(QObject):
     stopped = Signal()
     ended = Signal()
 
-    def __init__(self, work: Callable[[Job], object], title: str, parent: QObject) -> None:
+    def __init__(
+        self,
+        work: Callable[[Job], object],
+        title: str,
+        parent: QObject,
+        *,
+        is_quiet: bool = False,
+    ) -> None:
         super().__init__(parent)
         self.title = title
+        self.is_quiet = is_quiet
         self.seconds = 0.0
         self._work = work
         self._latest: Progress | None = None
@@ -78,7 +89,8 @@ class Run(QObject):
 
     def start(self) -> None:
         """Begin; returns at once."""
-        self._bar = cancelable_progress(total=0, desc=self.title, cancel_callback=self.stop)
+        if not self.is_quiet:
+            self._bar = cancelable_progress(total=0, desc=self.title, cancel_callback=self.stop)
         self._began = time.monotonic()
         self._timer.start()
         self._thread.start()
