@@ -41,6 +41,7 @@ DATASETS = Registry(
         **{name: f"maskloop.datasets.maskfolder:{name}" for name in PROFILES},
         "cityscapes": "maskloop.datasets.cityscapes:FORMAT",  # the same profiles, and a writer
         "voc": "maskloop.datasets.voc:FORMAT",
+        "nnunet": "maskloop.datasets.nnunet:FORMAT",
         "lits": "maskloop.datasets.pairs:LITS",
         "cases": "maskloop.datasets.cases:FORMAT",
         "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last

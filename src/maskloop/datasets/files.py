@@ -162,15 +162,20 @@ def write_maps(sample: Sample, folder: Path, name: str, *, options: Options) -> 
         write_mask(by, folder / "authors" / name)
 
 
-def read_maps(sample: Sample, folder: Path, job: Job) -> Sample:
+def read_maps(sample: Sample, folder: Path, job: Job, *, name: str = "") -> Sample:
     """Return a sample with the maps that `write_maps` put beside it, where there are any.
+
+    Parameters
+    ----------
+    name : str
+        That of their files, where it is not the item's.
 
     Raises
     ------
     InputError
         If one of them is not of the mask's shape.
     """
-    item, name = sample.item, sample.item.name
+    item, name = sample.item, name or sample.item.name
     seen = _map(folder / "reviewed", name, item, job)
     by = _map(folder / "authors", name, item, job)
     drafts = {}

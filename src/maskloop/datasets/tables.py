@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from maskloop.core.errors import InputError
 from maskloop.core.labels import Label, LabelTable
+from maskloop.datasets.base import COVERED, IGNORED, MERGED, UNREVIEWED, Loss, class_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from maskloop.core.dataset import Sample
     from maskloop.core.mask import Mask
 
 
@@ -71,3 +75,76 @@ def recoded(mask: Mask, numbers: Mapping[int, int], labels: LabelTable) -> Mask:
         is_known = olds[np.minimum(at, olds.size - 1)] == mask.data if olds.size else np.False_
         data = news[np.where(is_known, at + 1, 0)]
     return replace(mask, data=data, labels=labels)
+
+
+IGNORE = "ignore"
+
+
+def consecutive(scheme: LabelTable) -> LabelTable:
+    """Return the classes as 1, 2, ... in order of their ids, and one after them that is ignored.
+
+    Raises
+    ------
+    InputError
+        If a class bears the name of one of the two that have a meaning of their own.
+    """
+    rows: dict[str, Label] = {}
+    for row in scheme.values():
+        if row.ignore:
+            continue
+        if row.name in (IGNORE, "background"):
+            msg = (
+                f"expected no class called {row.name!r}, got one (id {row.id}); the name has a "
+                "meaning of its own in this format: rename the class"
+            )
+            raise InputError(msg)
+        rows.setdefault(row.name, row)
+    found = [
+        Label(number, row.name, row.colour, is_thing=row.is_thing)
+        for number, row in enumerate(rows.values(), start=1)
+    ]
+    return LabelTable([*found, Label(len(found) + 1, IGNORE, "#808080", ignore=True)])
+
+
+def as_classes(sample: Sample, classes: LabelTable) -> tuple[Mask, dict[Loss, int]]:
+    """Return a sample as one mask of the `consecutive` classes, and what is lost by that.
+
+    Objects become their class. What nobody reviewed, or is ignored, becomes the last class.
+
+    Raises
+    ------
+    InputError
+        If a class is not among them.
+    """
+    number_of = {row.name: i for i, row in classes.items()}
+    void = number_of[IGNORE]
+    settled, _ = sample.settled()
+    rows = settled.labels.covering(settled.ids())
+    numbers: dict[int, int] = {}
+    for i, row in rows.items():
+        name = class_of(row)
+        if not row.ignore and name not in number_of:
+            known = ", ".join(n for n in number_of if n != IGNORE) or "none"
+            msg = (
+                f"expected the classes of the dataset ({known}) in {sample.item.name!r}, got "
+                f"{name!r}; add it to the table of labels"
+            )
+            raise InputError(msg)
+        numbers[i] = void if row.ignore else number_of[name]
+    mask = recoded(settled, numbers, classes)
+    present = {i for one in sample.masks for i in one.ids()}
+    losses: Counter[Loss] = Counter()
+    losses[MERGED] = sum(rows[i].category is not None and not rows[i].ignore for i in present)
+    losses[IGNORED] = sum(rows[i].ignore and class_of(rows[i]) != IGNORE for i in present)
+    if len(sample.masks) > 1:
+        for one in sample.masks:
+            for i in one.ids():
+                losses[COVERED] += bool((mask.data[one.data == i] != numbers[i]).any())
+    if sample.reviewed is not None and not sample.reviewed.all():
+        data = mask.data.astype(np.promote_types(mask.data.dtype, np.min_scalar_type(void)))
+        data[~sample.reviewed] = void
+        mask = replace(mask, data=data)
+        losses[UNREVIEWED] = 1
+    used = set(mask.ids())
+    kept = LabelTable(row for i, row in classes.items() if i != void or void in used)
+    return replace(mask, labels=kept), {loss: n for loss, n in losses.items() if n}

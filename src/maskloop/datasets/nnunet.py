@@ -1,0 +1,445 @@
+"""The folder that nnU-Net trains on: one NIfTI a channel and case, labels without gaps.
+
+Classes become 1, 2, ... in order of their ids; ``maskloop.json`` records what they were, colours,
+groups and the items' own names. Voxels that nobody reviewed get the ignore label, which is the
+highest. The older dialect of the Medical Segmentation Decathlon (``{"1": "liver"}``) is read too.
+
+References
+----------
+.. [1] F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical
+   image segmentation", Nat. Methods, 2021; the documentation of nnU-Net v2: "dataset format",
+   "ignore label", "region-based training", "manual data splits".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskloop.core.dataset import Dataset, Item, Sample
+from maskloop.core.errors import FormatError, GeometryError, InputError
+from maskloop.core.labels import Label, LabelTable
+from maskloop.datasets.base import (
+    DatasetFormat,
+    Held,
+    Options,
+    inside,
+    place_image,
+    read_image,
+    safe_name,
+)
+from maskloop.datasets.files import (
+    as_stored,
+    has_pixels,
+    read_maps,
+    read_masks,
+    write_maps,
+    write_mask,
+)
+from maskloop.datasets.tables import IGNORE, as_classes, consecutive
+from maskloop.formats import nifti, picture
+from maskloop.formats.base import Target, first_bytes, reading
+from maskloop.formats.dicom_head import DicomHeader
+from maskloop.formats.nifti_write import plan_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from maskloop.core.image import Image
+    from maskloop.core.job import Job
+    from maskloop.core.mask import Mask
+
+DATASET, RECORD, _SPLITS = "dataset.json", "maskloop.json", "splits_final.json"
+_MAPS = "maps"
+_AIR_HU = -900  # darker than anything but air is CT
+_Row = dict[str, Any]  # Any: plain JSON values
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The label file of a case; None in the test set."""
+
+    label: Path | None
+
+
+def sniff(path: Path) -> bool:
+    """Whether a folder has a dataset.json that names labels, and labelsTr/."""
+    head = first_bytes(path / DATASET, 1 << 16) if path.is_dir() else b""
+    return b'"labels"' in head and (path / "labelsTr").is_dir()
+
+
+def described(path: Path) -> _Row:
+    """Return what dataset.json says.
+
+    Raises
+    ------
+    FormatError
+        If it holds something else.
+    """
+    return _object(path / DATASET)
+
+
+def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
+    """List the cases of labelsTr/, labelsTs/ and imagesTs/."""
+    about = described(path)
+    record = _object(path / RECORD) if (path / RECORD).is_file() else {}
+    scheme = scheme_of(about, record)
+    known = record.get("cases")
+    cases: Mapping[str, Any] = known if isinstance(known, dict) else {}
+    splits = _splits(path)
+    items = []
+    for name, image, label, is_test in listed(path, about):
+        case = cases.get(name)
+        row: Mapping[str, Any] = case if isinstance(case, dict) else {}
+        split = str(row.get("split") or splits.get(name) or ("test" if is_test else ""))
+        items.append(
+            Item(
+                str(row.get("name") or name),
+                image,
+                group=str(row.get("group") or ""),
+                split=split,
+                has_mask=label is not None,
+                ref=Source(label),
+            )
+        )
+
+    def read(item: Item, job: Job) -> Sample:
+        source: Source = item.ref
+        if source.label is None:
+            msg = f"expected a label file of {item.name!r}, got an image of the test set alone"
+            raise InputError(f"{msg}; leave it out")
+        mask = read_masks(source.label, item, "classes", job)[0]
+        ids = mask.ids()
+        rows = LabelTable(row for i, row in scheme.items() if i in ids or not row.ignore)
+        sample = Sample(item, (replace(mask, labels=rows.covering(ids)),))
+        name = source.label.name.removesuffix(str(about.get("file_ending") or ".nii.gz"))
+        return read_maps(sample, path / _MAPS, job, name=name)
+
+    told = "its regions overlap by design: each label is one class here"
+    notices = (told,) if _has_regions(about) else ()
+    return Dataset(path.name, "nnunet", path, scheme, tuple(items), read, notices=notices)
+
+
+def scheme_of(about: _Row, record: _Row) -> LabelTable:
+    """Return the classes: by name, of the older dialect by number, or of regions.
+
+    Raises
+    ------
+    FormatError
+        If the labels are none of these.
+    """
+    labels = about.get("labels")
+    if not isinstance(labels, dict):
+        msg = f"expected labels {{name: number}} in {DATASET}, got {labels!r:.60}; correct it"
+        raise FormatError(msg)
+    names: dict[int, str] = {}
+    sizes: dict[int, int] = {}
+    for key, value in labels.items():
+        if isinstance(value, str) and key.isdecimal():  # {"1": "liver"}
+            names.setdefault(int(key), value)
+        elif type(value) is int and value >= 0:
+            names[value] = key
+            sizes[value] = 1
+        elif isinstance(value, list) and value and all(type(n) is int and n >= 0 for n in value):
+            for number in value:  # a region: the smallest that holds a label names it
+                if len(value) < sizes.get(number, 1 << 30):
+                    names[number], sizes[number] = key, len(value)
+        else:
+            msg = (
+                f"expected labels {{name: number}} in {DATASET}, got {key!r}: {value!r:.40}; "
+                "correct it"
+            )
+            raise FormatError(msg)
+    names.pop(0, None)
+    kept = record.get("labels")
+    colours: dict[str, _Row] = {}
+    for row in kept if isinstance(kept, list) else ():
+        if isinstance(row, dict):
+            colours[str(row.get("name"))] = row
+    rows = []
+    for number, name in sorted(names.items()):
+        is_twice = list(names.values()).count(name) > 1
+        own = colours.get(name, {})
+        colour, is_thing = own.get("colour"), own.get("is_thing") is True
+        rows.append(
+            Label(
+                number,
+                f"{name} {number}" if is_twice else name,
+                colour if isinstance(colour, str) and re.fullmatch("#[0-9a-f]{6}", colour) else "",
+                is_thing=is_thing,
+                ignore=name == IGNORE,
+            )
+        )
+    return LabelTable(rows)
+
+
+def _has_regions(about: _Row) -> bool:
+    return any(isinstance(value, list) for value in about["labels"].values())
+
+
+def listed(path: Path, about: _Row) -> Iterator[tuple[str, Path | None, Path | None, bool]]:
+    """Yield name, first image, label and whether it is of the test set, for each case."""
+    ending = str(about.get("file_ending") or ".nii.gz")
+    placed = about.get("dataset")
+    if isinstance(placed, dict):  # files anywhere, named one by one
+        for name, row in sorted(placed.items()):
+            images = row.get("images") if isinstance(row, dict) else None
+            if not isinstance(images, list) or not images:
+                msg = f"expected images of case {name!r} in {DATASET}, got {row!r:.60}; correct it"
+                raise FormatError(msg)
+            yield str(name), inside(path, images[0]), inside(path, row.get("label")), False
+        return
+    for end, is_test in (("Tr", False), ("Ts", True)):
+        images, labels = path / f"images{end}", path / f"labels{end}"
+        names = {p.name[: -len(ending)] for p in labels.glob(f"*{ending}") if _seen(p)}
+        if is_test:
+            shown = (p.name[: -len(ending)] for p in images.glob(f"*{ending}") if _seen(p))
+            names |= {re.sub(r"_\d{4}$", "", name) for name in shown}
+        for name in sorted(names):
+            places = (images / f"{name}_0000{ending}", images / f"{name}{ending}")
+            image = next((place for place in places if place.is_file()), None)
+            label = labels / f"{name}{ending}"
+            yield name, image, label if label.is_file() else None, is_test
+
+
+def _seen(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def _splits(path: Path) -> dict[str, str]:
+    """Return the split of each case, from one split of train and val or from folds."""
+    file = path / _SPLITS
+    if not file.is_file():
+        return {}
+    try:
+        with reading(file):
+            found = json.loads(file.read_bytes())
+        folds = [({str(n) for n in one["train"]}, [str(n) for n in one["val"]]) for one in found]
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"expected [{{train, val}}] in {_SPLITS}, got {error}; correct or remove it"
+        raise FormatError(msg) from error
+    if len(folds) == 1:
+        train, val = folds[0]
+        return {**dict.fromkeys(train, "train"), **dict.fromkeys(val, "val")}
+    return {name: f"fold{number}" for number, (_, val) in enumerate(folds) for name in val}
+
+
+def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
+    """Return the sample as one mask of consecutive classes, on the grid its file states."""
+    mask, losses = as_classes(sample, consecutive(dataset.scheme))
+    if mask.data.ndim != mask.geometry.ndim:
+        msg = (
+            f"expected a picture or a volume for nnU-Net, got several time points of shape "
+            f"{mask.data.shape} in {sample.item.name!r}; convert them one by one"
+        )
+        raise InputError(msg)
+    stored, suffix, lost = as_stored(replace(mask, header=None))
+    if suffix == ".tif":
+        msg = f"expected at most 65535 classes for nnU-Net, got {len(mask.labels)}; merge some"
+        raise InputError(msg)
+    return Held(replace(sample, masks=(stored,)), {**losses, **lost})
+
+
+def write(
+    dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
+) -> None:
+    """Write imagesTr/, labelsTr/ (Ts for the test split), dataset.json and the record."""
+    writer = _Writer(folder, options, job)
+    for sample in samples:
+        writer.put(sample)
+    writer.finish(dataset)
+
+
+class _Writer:
+    def __init__(self, folder: Path, options: Options, job: Job) -> None:
+        self._folder, self._options, self._job = folder, options, job
+        self._cases: dict[str, _Row] = {}
+        self._channels: tuple[str, ...] = ()
+        self._ndim = 0
+        self._training = self._without = 0
+        self._ignores = False
+
+    def put(self, sample: Sample) -> None:
+        mask, item = sample.masks[0], sample.item
+        name = self._name(item)
+        end = "Ts" if item.split == "test" else "Tr"
+        if self._ndim not in (0, mask.geometry.ndim):
+            msg = f"expected pictures or volumes for nnU-Net, got both ({item.name!r}); split them"
+            raise InputError(msg)
+        self._ndim = mask.geometry.ndim
+        self._training += end == "Tr"
+        self._ignores |= any(row.ignore for row in mask.labels.values())
+        write_mask(mask, self._folder / f"labels{end}" / name)
+        if self._options.images != "none" and has_pixels(item):
+            image = read_image(item, self._job)
+            self._put_image(image, mask, item, self._folder / f"images{end}" / name)
+        else:
+            self._without += 1
+        if self._options.maps:
+            write_maps(sample, self._folder / _MAPS, name, options=self._options)
+
+    def _name(self, item: Item) -> str:
+        wanted = safe_name(item.name)
+        flat = re.sub(r"\s+", "_", wanted.replace("/", "_"))
+        name, number = flat, 1
+        while name in self._cases:
+            number += 1
+            name = f"{flat}-{number}"
+        row = {"name": wanted, "group": item.group, "split": item.split}
+        self._cases[name] = {key: value for key, value in row.items() if value}
+        return name
+
+    def _put_image(self, image: Image, mask: Mask, item: Item, path: Path) -> None:
+        if image.has_time:
+            msg = f"expected one time point of {item.name!r}, got {image.frames}; choose one"
+            raise InputError(msg)
+        is_flat = image.geometry.ndim == 2
+        channels = _channel_names(image)
+        if self._channels and self._channels != channels:
+            if len(self._channels) != len(channels):
+                msg = (
+                    f"expected {len(self._channels)} channel(s) as in the cases before, got "
+                    f"{len(channels)} in {item.name!r}; nnU-Net needs the same of every case"
+                )
+                raise InputError(f"{msg}: leave it out")
+            self._channels = tuple(
+                one if one == other else "image"
+                for one, other in zip(self._channels, channels, strict=True)
+            )
+        self._channels = self._channels or channels
+        if is_flat:
+            planned = picture.plan_image(image, suffix=".png").image
+            files = {".png": [planned]}
+        else:
+            parts = [image.channel(n) for n in range(image.channels)]
+            files = {".nii.gz": [plan_image(one, suffix=".nii.gz").image for one in parts]}
+        ((suffix, images),) = files.items()
+        words = images[0].geometry.difference(mask.geometry)
+        if words:
+            msg = f"expected the mask of {item.name!r} on its image's grid, but {words}"
+            raise GeometryError(f"{msg}; choose its own image, or add --images none")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = item.image
+        is_linked = self._options.images == "link" and source is not None and len(images) == 1
+        if is_linked and source is not None and source.name.endswith(suffix):
+            place_image(item, path.with_name(f"{path.name}_0000"), options=self._options)
+            return
+        for number, one in enumerate(images):
+            to = path.with_name(f"{path.name}_{number:04d}{suffix}")
+            (picture if is_flat else nifti).write_image(one, Target(to, suffix, to))
+
+    def finish(self, dataset: Dataset) -> None:
+        """Write what is known of all cases."""
+        rows = consecutive(dataset.scheme)
+        labels = {"background": 0}
+        labels.update((row.name, i) for i, row in rows.items() if not row.ignore or self._ignores)
+        if self._without:
+            self._job.say(
+                f"{self._without:,} cases were written without their images: nnU-Net needs them"
+            )
+        _put(
+            self._folder / DATASET,
+            {
+                "name": safe_name(dataset.name or "dataset"),
+                "channel_names": {
+                    str(number): name for number, name in enumerate(self._channels or ("image",))
+                },
+                "labels": labels,
+                "numTraining": self._training,
+                "file_ending": ".png" if self._ndim == 2 else ".nii.gz",
+            },
+        )
+        own = {row.name: row.id for row in dataset.scheme.values()}
+        record = [
+            {
+                "id": row.id,
+                "was": own[row.name],
+                "name": row.name,
+                "colour": row.colour,
+                "is_thing": row.is_thing,
+            }
+            for row in rows.values()
+            if not row.ignore
+        ]
+        _put(self._folder / RECORD, {"version": 1, "labels": record, "cases": self._cases})
+        splits = _as_splits({n: row.get("split", "") for n, row in self._cases.items()})
+        if splits:
+            _put(self._folder / _SPLITS, splits)
+        for name in ("imagesTr", "labelsTr"):
+            (self._folder / name).mkdir(exist_ok=True)
+
+
+def _as_splits(split_of: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    """Return nnU-Net's list of splits: one of train and val, or one a fold."""
+    names: dict[str, list[str]] = {}
+    for name, split in split_of.items():
+        if split and split != "test":
+            names.setdefault(split, []).append(name)
+    folds = sorted(n for n in names if re.fullmatch(r"fold-?\d+", n))
+    if folds and len(folds) == len(names) > 1:
+        return [
+            {
+                "train": sorted(n for one in folds if one != fold for n in names[one]),
+                "val": names[fold],
+            }
+            for fold in folds
+        ]
+    if "train" in names and "val" in names:
+        return [{"train": names["train"], "val": names["val"]}]
+    return []
+
+
+def _channel_names(image: Image) -> tuple[str, ...]:
+    """Return what the channels are; the name CT makes nnU-Net clip and scale Hounsfield units."""
+    if image.geometry.ndim == 2:
+        return ("R", "G", "B") if image.channels == 3 else ("gray",) * image.channels
+    known = image.header.modality if isinstance(image.header, DicomHeader) else ""
+    is_whole = image.data.dtype.kind in "if" and image.channels == 1
+    if not known and is_whole and float(np.nanmin(image.data)) <= _AIR_HU:
+        known = "CT"
+    return tuple([known or "image"] * image.channels)
+
+
+def _put(path: Path, content: Any) -> None:  # Any: plain JSON values
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _object(path: Path) -> _Row:
+    with reading(path):
+        raw = path.read_bytes()
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        msg = f"expected JSON in {path.name}, got {raw[:20]!r} ({error}); repair it"
+        raise FormatError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"expected an object in {path.name}, got {type(found).__name__}; repair it"
+        raise FormatError(msg)
+    return found
+
+
+def _check(path: Path, *, options: Options, job: Job) -> Any:  # Any: an iterator of problems
+    from maskloop.datasets.nnunet_check import check
+
+    return check(path, job)
+
+
+FORMAT = DatasetFormat(
+    name="nnunet",
+    title="nnU-Net v2 dataset",
+    sniff=sniff,
+    open=open_dataset,
+    hold=hold,
+    write=write,
+    check=_check,
+    dims=frozenset({2, 3}),
+    options=frozenset({"images", "maps"}),
+    layout="dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz",
+    proof="real data",
+)
