@@ -425,3 +425,11 @@ def test_real_coco_has_only_the_wrong_areas_of_its_crowds(shared_data, tmp_path)
     assert found.counts == {"G6": 4}
     assert found.checked == {"annotations": 424, "images": 38}
     assert "expected area 37950, got 40881" in found.to_text()
+
+
+def test_a_name_cannot_write_on_the_terminal(tmp_path, clean):
+    content = copy.deepcopy(clean)
+    content["images"][2]["file_name"] = "\x1b[2J" + "x" * 5000
+    text = validate(write_set(tmp_path, content)).to_text()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) < 500

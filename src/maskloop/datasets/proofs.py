@@ -231,7 +231,7 @@ class Findings:
         """Note a breach of a rule; the cure and the severity are the rule's where left out."""
         rule = RULES[code]
         severity = severity or rule.severity
-        self.take(Problem(code, words, cure or rule.cure, where, severity))
+        self.take(Problem(code, words, cure or rule.cure, _printable(where), severity))
 
     def take(self, problem: Problem) -> None:
         """Note a problem that a format found by itself."""
@@ -253,6 +253,13 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def _printable(text: str) -> str:
+    """Return text from a file without what a terminal would obey, and not endless."""
+    plain = "".join(c if c.isprintable() else "?" for c in text[:_LONGEST])
+    return plain if len(text) <= _LONGEST else f"{plain}..."
+
+
+_LONGEST = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 48
 _SHORT.maxlist = _SHORT.maxdict = _SHORT.maxlevel = 5

@@ -38,6 +38,12 @@ class Shot:
         """Height and width, as run lengths state them."""
         return [self.height, self.width]
 
+    @property
+    def stem(self) -> str:
+        """The name without suffix, as masks and items bear it."""
+        pure = PurePosixPath(self.name)
+        return str(pure.with_suffix("")) if pure.name else self.name
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CocoFile:
@@ -227,6 +233,14 @@ def _categories(entries: Iterable[Entry], path: Path, findings: Findings) -> dic
     return found
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that the system refuses is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _pictures_of(path: Path, names: Sequence[str]) -> Path:
     """Return the folder below which most of the first pictures lie."""
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
@@ -242,7 +256,7 @@ def _pictures_of(path: Path, names: Sequence[str]) -> Path:
     some = [name for name in names[:40] if not _bad_name(name)]
 
     def found(folder: Path) -> int:
-        return sum((folder / name).is_file() for name in some) if folder.is_dir() else -1
+        return sum(is_file(folder / name) for name in some) if folder.is_dir() else -1
 
     return max(folders, key=found)
 
@@ -308,8 +322,7 @@ def check_pictures(file: CocoFile, findings: Findings, job: Job) -> None:
         pure = PurePosixPath(shot.name)
         if "." in pure.stem:
             findings.add("C4", f"expected no dot inside the name, got {shown(pure.name)}", where)
-        stem = str(pure.with_suffix("")) if pure.name else shot.name
-        other = stems.setdefault(stem, shot.name)
+        other = stems.setdefault(shot.stem, shot.name)
         if other != shot.name:
             findings.add("C7", f"expected another name than {shown(other)}'s, got it", where)
         if min(shot.size) < _SMALLEST:
@@ -317,9 +330,8 @@ def check_pictures(file: CocoFile, findings: Findings, job: Job) -> None:
             findings.add("C3", words, where)
         if _bad_name(shot.name):
             continue
-        path = file.pictures / shot.name
-        if path.is_file():
-            _check_picture(path, shot, where, findings)
+        if is_file(file.pictures / shot.name):
+            _check_picture(file.pictures / shot.name, shot, where, findings)
         else:
             missing.append(shot.name)
     if missing and len(missing) == len(file.images):

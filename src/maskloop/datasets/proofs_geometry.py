@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from maskloop.datasets.proofs import Findings
     from maskloop.datasets.proofs_file import CocoFile, Entry, Shot
 
-_BATCH = 1 << 23  # characters or numbers of run lengths decoded together
+_BATCH = 1 << 20  # characters or numbers of run lengths decoded together
 _OUTSIDE = 1.0  # pixels by which a corner may leave the picture
 _ALPHABET = frozenset(range(48, 112))
+_NUMBERS = frozenset({int, float})
 _Packed = tuple["Entry", "Shot", bytes]
 _Listed = tuple["Entry", "Shot", npt.NDArray[np.int64]]
 Points = npt.NDArray[np.float64]
@@ -249,8 +250,8 @@ def _check_filled(
 
 
 def _area(ring: Points) -> float:
-    x, y = (ring - ring[0]).T
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    x, y = (ring - ring[0]).T  # the first corner is the origin: its two products are none
+    return abs(float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))) / 2
 
 
 def rings_of(segment: list[Any], shot: Shot) -> tuple[list[Points], str]:  # Any: JSON values
@@ -259,8 +260,8 @@ def rings_of(segment: list[Any], shot: Shot) -> tuple[list[Points], str]:  # Any
     if all(is_number(n) for n in segment):
         return [], f"expected a list of rings, got one ring without its list: {shown(segment)}"
     for ring in segment:
-        if not isinstance(ring, list) or not all(map(is_number, ring)):
-            return [], f"expected rings of finite numbers, got {shown(ring)}"
+        if not isinstance(ring, list) or not _NUMBERS.issuperset(map(type, ring)):
+            return [], f"expected rings of numbers, got {shown(ring)}"
         if len(ring) == 4:
             return [], f"expected three corners or more, got four numbers (a box): {shown(ring)}"
         if len(ring) < 6 or len(ring) % 2:
@@ -268,7 +269,7 @@ def rings_of(segment: list[Any], shot: Shot) -> tuple[list[Points], str]:  # Any
         points = np.asarray(ring, np.float64).reshape(-1, 2)
         over = points - (shot.width, shot.height)
         far = float(max(-points.min(), over.max()))
-        if far > _OUTSIDE:
+        if not far <= _OUTSIDE:  # nor what is no number
             size = f"{shot.width} x {shot.height}"
             return [], f"expected corners inside {size}, got one {far:.1f} pixels outside"
         found.append(points)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from maskloop.core.errors import MaskloopError
 from maskloop.datasets.proofs import shown
-from maskloop.datasets.proofs_file import is_whole, key_of
+from maskloop.datasets.proofs_file import is_file, is_whole, key_of
 from maskloop.datasets.proofs_geometry import check_box, is_number
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def png_of(file: CocoFile, annotation: Entry) -> Path | None:
         places = [inside(folder, annotation.get("file_name")) for folder in folders]
     except InputError:
         return None
-    return next((place for place in places if place.is_file()), places[0])
+    return next((place for place in places if is_file(place)), places[0])
 
 
 def _ids_of(file: CocoFile, annotation: Entry, where: str, findings: Findings) -> Ids | None:
@@ -137,7 +137,7 @@ def _ids_of(file: CocoFile, annotation: Entry, where: str, findings: Findings) -
     if path is None:
         got = shown(annotation.get("file_name"))
         findings.add("S8", f"expected a relative POSIX file name, got {got}", where)
-    elif not path.is_file():
+    elif not is_file(path):
         findings.add("P2", f"expected a PNG in {path.parent.name}/, got no file", where)
     else:
         try:
@@ -209,7 +209,7 @@ def segments_of(
     """Return the segments of an image with their pixels; none where the PNG cannot be used."""
     path = png_of(file, annotation)
     listed = annotation.get("segments_info")
-    if path is None or not path.is_file() or not isinstance(listed, list):
+    if path is None or not is_file(path) or not isinstance(listed, list):
         return []
     try:
         ids = read_ids(path)
@@ -217,5 +217,5 @@ def segments_of(
         return []
     if ids.shape != (shot.height, shot.width):
         return []
-    found: dict[Any, Entry] = {s.get("id"): s for s in listed if isinstance(s, dict)}
+    found = {key_of(s.get("id")): s for s in listed if isinstance(s, dict)}
     return [(found[n], box, region) for n, box, region in regions_of(ids) if n in found]

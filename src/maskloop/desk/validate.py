@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskloop import datasets
@@ -265,7 +265,7 @@ def _compare_file(
         by_image.setdefault(number, []).append(annotation)
     done: set[str] = set()
     for shot in job.track(list(file.images.values()), "compare with the truth"):
-        name = truth.name_of(str(PurePosixPath(shot.name).with_suffix("")))
+        name = truth.name_of(shot.stem)
         where = f"{file.path.name}: image {shot.name}"
         if name is None:
             words = "expected an image of the truth, got one that it lacks"

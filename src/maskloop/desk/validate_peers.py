@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskloop.core.errors import InputError
-from maskloop.datasets.proofs_file import parsed
+from maskloop.datasets.proofs_file import is_file, parsed
 from maskloop.datasets.proofs_geometry import region_of
 from maskloop.desk import peer
 from maskloop.desk.peer import NAMES
@@ -125,7 +125,7 @@ def _judged(
     if answer.get("is_missing"):
         return {**told, "words": "not installed"}
     if "error" in answer:
-        is_bare = not any((file.pictures / shot.name).is_file() for shot in file.images.values())
+        is_bare = not any(is_file(file.pictures / shot.name) for shot in file.images.values())
         if is_bare and name in ("torchvision", "supervision"):
             return {**told, "words": "not asked: it needs the pictures"}
         findings.add("X1", f"expected it to load, got {answer['error']}", where)
