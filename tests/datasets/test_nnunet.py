@@ -132,7 +132,14 @@ def test_pictures_become_png_cases(tmp_path):
     assert about["file_ending"] == ".png"
     with Picture.open(tmp_path / "out" / "imagesTr" / "a_0000.png") as shown:
         assert shown.mode == "RGB"
+    label = tmp_path / "out" / "labelsTr" / "a.png"
+    with Picture.open(label) as shown:  # no palette: scikit-image would read its colours
+        assert shown.mode == "L"
+        assert np.array_equal(np.array(shown), ids // 4)
+        indexed = shown.convert("P")
     assert codes(tmp_path / "out") == set()
+    indexed.save(label)
+    assert codes(tmp_path / "out") == {"N7"}
 
 
 @pytest.mark.parametrize("words", [("train", "val", "val"), ("fold0", "fold1", "fold1")])

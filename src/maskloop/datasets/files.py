@@ -13,7 +13,7 @@ from maskloop.core.image import stem_of
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.datasets.base import PLACE, SCALED, Loss, place_image, read_image
-from maskloop.formats import nifti, picture
+from maskloop.formats import nifti, picture, picture_png
 from maskloop.formats.base import Target, default_table, read_sidecar, reading
 
 if TYPE_CHECKING:
@@ -113,6 +113,20 @@ def write_mask(mask: Mask, path: Path) -> Path:
     path = path.with_name(path.name + suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     (nifti if suffix == ".nii.gz" else picture).write_mask(mask, Target(path, suffix, path))
+    return path
+
+
+def write_gray(mask: Mask, path: Path) -> Path:
+    """Write a mask as `write_mask` does, a picture without its palette; return where.
+
+    Readers that turn palettes into colours (scikit-image, ITK) would find other numbers in it.
+    """
+    stored, suffix, _ = as_stored(mask)
+    if suffix != ".png":
+        return write_mask(stored, path)
+    path = path.with_name(path.name + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture_png.packed(stored.data, b""))
     return path
 
 

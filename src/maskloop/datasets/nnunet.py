@@ -37,8 +37,8 @@ from maskloop.datasets.files import (
     has_pixels,
     read_maps,
     read_masks,
+    write_gray,
     write_maps,
-    write_mask,
 )
 from maskloop.datasets.tables import IGNORE, as_classes, consecutive
 from maskloop.formats import nifti, picture
@@ -274,7 +274,7 @@ class _Writer:
         self._ndim = mask.geometry.ndim
         self._training += end == "Tr"
         self._ignores |= any(row.ignore for row in mask.labels.values())
-        write_mask(mask, self._folder / f"labels{end}" / name)
+        write_gray(mask, self._folder / f"labels{end}" / name)
         if self._options.images != "none" and has_pixels(item):
             image = read_image(item, self._job)
             self._put_image(image, mask, item, self._folder / f"images{end}" / name)

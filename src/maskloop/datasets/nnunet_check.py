@@ -19,6 +19,7 @@ from maskloop.datasets.base import Problem, read_image
 from maskloop.datasets.files import read_masks
 from maskloop.datasets.nnunet import DATASET, described, listed
 from maskloop.datasets.tables import IGNORE
+from maskloop.formats.picture_png import depth_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.job import Job
 
+_PALETTE = 3  # PNG's colour type
 _NEEDED = ("channel_names", "labels", "numTraining", "file_ending")
 _Row = dict[str, Any]  # Any: plain JSON values
 
@@ -122,6 +124,9 @@ def _of_case(
     except MaskloopError as error:
         yield Problem("N6", str(error), "restore the file", name)
         return
+    if depth_of(label)[1] == _PALETTE:
+        words = f"expected gray numbers in {label.name}, got a palette: nnU-Net reads its colours"
+        yield Problem("N7", words, "save it as gray PNG", name)
     odd = sorted(set(mask.ids()) - known)
     if odd:
         words = f"expected labels {sorted(known)}, got {odd} in case {name!r}"
