@@ -29,7 +29,7 @@ from maskloop.core.job import Job, Progress
 COMMANDS = [
     ["info"], ["models"], ["formats"], ["tools"], ["weights", "fetch"], ["weights", "verify"],
     ["weights", "list"], ["predict"], ["correct"], ["export"], ["train"], ["score"], ["demo"],
-    ["doctor"], ["gui"], ["replay"], ["draft"], ["compare"],
+    ["doctor"], ["gui"], ["replay"], ["draft"], ["compare"], ["stats"], ["split"], ["agree"],
 ]  # fmt: skip
 
 
