@@ -304,3 +304,15 @@ def test_real_nuclei_open_as_objects(shared_data):
     path = shared_data / "images2d/stardist_samples/mask2d.tif"
     found = distinct(stored(path, Job(), key="", with_colours=False), path)
     assert found.channels["V"][found.place].tolist() == tifffile.imread(path).tolist()
+
+
+def test_the_page_of_profiles_is_what_the_package_ships():
+    import importlib.util
+
+    from tests.conftest import ROOT
+
+    spec = importlib.util.spec_from_file_location("docs_profiles", ROOT / "docs" / "profiles.py")
+    docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docs)
+    written = docs.PAGE.read_text(encoding="utf-8")
+    assert written == docs.page(written), "run: python docs/profiles.py"
