@@ -433,3 +433,26 @@ def test_a_name_cannot_write_on_the_terminal(tmp_path, clean):
     text = validate(write_set(tmp_path, content)).to_text()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) < 500
+
+
+def test_pictures_and_groups_in_two_splits_are_caught(tmp_path, clean):
+    root = write_set(tmp_path, clean)
+    content = copy.deepcopy(clean)
+    assert validate(root).counts == {}
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    assert validate(root).counts == {"S13": 3}
+    for shot in content["images"]:
+        shot["file_name"] = f"val/{shot['file_name']}"
+        shot["group_id"] = 4
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    content["images"] = [{**content["images"][0], "file_name": "other.jpg"}]
+    content["annotations"] = []
+    (root / "annotations" / "instances_test.json").write_text(json.dumps(content))
+    found = validate(root)
+    assert found.counts["D7"] == 3
+    assert "S13" not in found.counts
+    # Another kind of annotations of the same pictures is no split.
+    (root / "annotations" / "instances_test.json").unlink()
+    (root / "annotations" / "instances_val.json").unlink()
+    (root / "annotations" / "stuff_val.json").write_text(json.dumps(clean))
+    assert validate(root).counts == {}

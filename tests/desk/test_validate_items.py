@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image as Picture
@@ -229,3 +230,25 @@ def test_a_truth_that_is_no_label_array_is_told(tmp_path):
     np.save(tmp_path / "empty" / "b.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     found = validate(root, truth=tmp_path / "empty")
     assert found.counts == {"T2": 2}
+
+
+def test_slices_of_volumes_are_proved_as_coco_and_as_volumes(tmp_path):
+    ids = np.zeros((6, 40, 48), np.uint8)
+    ids[1:4, 3:9, 4:11] = 1
+    grid = Geometry.regular(ids.shape, (2.5, 1, 1))
+    pixels = nibabel.Nifti1Image(np.zeros(ids.shape[::-1], np.int16), np.diag([1, 1, 2.5, 1]))
+    nibabel.save(pixels, tmp_path / "case.nii.gz")
+    item = Item("case", tmp_path / "case.nii.gz")
+
+    def read(item, job):
+        return Sample(item, (Mask(ids, grid, SCHEME),))
+
+    source = Dataset("made", "made", tmp_path, SCHEME, (item,), read)
+    convert_dataset(source, tmp_path / "set", "coco-volume")
+    found = validate(tmp_path / "set")
+    assert found.problems == ()
+    assert found.checked == {"annotations": 3, "images": 3, "items": 1, "regions": 1}
+    np.save(tmp_path / "case.npy", ids)
+    (tmp_path / "truth").mkdir()
+    shutil.move(tmp_path / "case.npy", tmp_path / "truth")
+    assert validate(tmp_path / "set", truth=tmp_path / "truth").problems == ()

@@ -81,6 +81,7 @@ RULES = _rules(
     Rule("S10", "the pictures exist and open", "put the picture where its name says"),
     Rule("S11", "iscrowd is 0 or 1", "write 0 for an object, 1 for a group"),
     Rule("S12", "there is something to learn from", "check how it was exported", "warning"),
+    Rule("S13", "no picture lies in two splits", "split anew, by patient, slide or video"),
     Rule("G1", "every annotation has a mask", "draw it, or remove the annotation"),
     Rule(
         "G2",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]  # Any: plain JSON values
 _KEYS = (b'"annotations"', b'"images"', b'"categories"', b'"segments_info"')
-_FOREIGN = (b'"shapes"', b'"FeatureCollection"', b'"training"', b'"labels"')
+_FOREIGN = (b'"shapes"', b'"FeatureCollection"', b'"training"')
 _MOST_DETECTIONS, _SMALLEST = 100, 32
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
@@ -32,6 +32,7 @@ class Shot:
     name: str
     height: int
     width: int
+    group: str = ""
 
     @property
     def size(self) -> list[int]:
@@ -188,18 +189,25 @@ def _images(entries: Iterable[Entry], path: Path, findings: Findings) -> dict[in
         words = _bad_name(name)
         if words:
             findings.add("S8", f"expected a relative POSIX file name, got {words}", where)
-        size = [entry.get("height"), entry.get("width")]
-        if not all(is_whole(n) and 0 < n < 2**31 for n in size):
-            findings.add("S9", f"expected height and width in pixels, got {shown(size)}", where)
-        if not isinstance(name, str) or not all(is_whole(n) and 0 < n < 2**31 for n in size):
-            continue
-        names[name] += 1
-        if names[name] == 2:
-            findings.add("S3", f"expected the file name {shown(name)} once, got it again", where)
-        images.setdefault(number, Shot(number, name, *size))  # type: ignore[arg-type]  # whole
+        height, width = entry.get("height"), entry.get("width")
+        if not (_is_side(height) and _is_side(width)):
+            words = f"expected height and width in pixels, got {shown([height, width])}"
+            findings.add("S9", words, where)
+        elif isinstance(name, str):
+            names[name] += 1
+            if names[name] == 2:
+                words = f"expected the file name {shown(name)} once, got it again"
+                findings.add("S3", words, where)
+            group = entry.get("group_id")
+            group = str(group) if isinstance(group, str) or is_whole(group) else ""
+            images.setdefault(number, Shot(number, name, height, width, group))
     if not images:
         findings.add("S12", "expected at least one image, got none that can be used", path.name)
     return images
+
+
+def _is_side(value: object) -> TypeGuard[int]:
+    return is_whole(value) and 0 < value < 2**31
 
 
 def _bad_name(name: object) -> str:
@@ -259,6 +267,27 @@ def _pictures_of(path: Path, names: Sequence[str]) -> Path:
         return sum(is_file(folder / name) for name in some) if folder.is_dir() else -1
 
     return max(folders, key=found)
+
+
+def check_splits(files: Sequence[CocoFile], findings: Findings) -> None:
+    """Prove that no picture and no group of pictures lies in two splits.
+
+    Files of one kind, such as ``instances_train`` and ``instances_val``, are splits.
+    """
+    places: dict[tuple[str, Path], str] = {}
+    groups: dict[tuple[str, str], str] = {}
+    for file in files:
+        kind, _, split = file.path.stem.rpartition("_")
+        for shot in file.images.values():
+            where = f"{file.path.name}: image {shot.name}"
+            other = places.setdefault((kind, file.pictures / shot.name), split)
+            if other != split:
+                words = f"expected a picture of one split, got it in {shown(other)}, too"
+                findings.add("S13", words, where)
+            other = groups.setdefault((kind, shot.group), split) if shot.group else split
+            if other != split:
+                words = f"expected group {shown(shot.group)} in one split, got it in {shown(other)}"
+                findings.add("D7", f"{words}, too", where)
 
 
 def check_annotations(file: CocoFile, findings: Findings, job: Job) -> None:

@@ -72,17 +72,25 @@ def said(error: BaseException) -> str:
 
 
 def check_items(
-    dataset: Dataset, findings: Findings, job: Job, *, look: Callable[[Sample], None] | None = None
+    dataset: Dataset,
+    findings: Findings,
+    job: Job,
+    *,
+    has_slices: bool = False,
+    look: Callable[[Sample], None] | None = None,
 ) -> None:
     """Read every item and prove its table, its values and its picture.
 
     Parameters
     ----------
+    has_slices : bool
+        Whether pictures are proved elsewhere, so that items need none of their own.
     look : callable, optional
         Gets every sample that could be read.
     """
     _check_groups(dataset, findings)
-    _check_pairs(dataset, findings)
+    if not has_slices:
+        _check_pairs(dataset, findings)
     names = {row.name for row in dataset.scheme.values()}
     for item in job.track(dataset.items, "read items"):
         picture = _picture_shape(item, findings, job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +151,7 @@ def validate(
     true = _truth(truth, job)
     findings, checked = Findings(), Counter[str]()
     chosen = datasets.get(format) if format is not None else None
-    files = proofs_file.coco_files(path) if format in (None, *_COCO) else []
+    files = proofs_file.coco_files(path) if format in (None, *_COCO, "coco-volume") else []
     if format in _COCO and not files:
         files = [path] if path.is_file() else sorted(path.rglob("*.json"))[:100]
     if chosen is None:
@@ -160,7 +160,7 @@ def validate(
     if files:
         _check_files(files, true, name in _COCO, findings, checked, job)
     if chosen is not None and (name not in _COCO or not files):
-        _check_dataset(path, chosen, true, options, findings, checked, job)
+        _check_dataset(path, chosen, true, bool(files), options, findings, checked, job)
     if path.is_dir():
         proofs_items.check_receipt(path, findings, job)
     answers: tuple[dict[str, Any], ...] = ()
@@ -218,6 +218,7 @@ def _check_files(
 ) -> None:
     """Prove COCO files; the truth of a volume format is compared item by item elsewhere."""
     compared: set[str] = set()
+    masked: list[CocoFile] = []
     without: list[CocoFile] = []
     drawn = 0
     for path in files:
@@ -230,6 +231,7 @@ def _check_files(
             without.append(file)
             continue
         drawn += len(file.annotations)
+        masked.append(replace(file, annotations=()))  # one file's annotations at a time in memory
         proofs_file.check_pictures(file, findings, job)
         if file.is_panoptic:
             proofs_panoptic.check_panoptic(file, findings, job)
@@ -238,11 +240,12 @@ def _check_files(
             proofs_geometry.check_geometry(file, findings, job)
         if truth is not None and is_plain:
             compared |= _compare_file(file, truth, findings, checked, job)
+    proofs_file.check_splits(masked, findings)
     for file in without:
         # Captions, keypoints and boxes lie beside the masks in COCO's own folder.
         words = f"expected masks, got {len(file.annotations):,} annotations without any"
         findings.add("G1", words, file.path.name, severity="warning" if drawn else "error")
-    if not drawn and not without:
+    if masked and not drawn and not without:
         findings.add("S12", "expected annotations, got none", files[0].name)
     if truth is not None and is_plain:
         _tell_missing(truth, compared, findings)
@@ -338,6 +341,7 @@ def _check_dataset(
     path: Path,
     chosen: DatasetFormat,
     truth: Truth | None,
+    has_slices: bool,
     options: Options,
     findings: Findings,
     checked: Counter[str],
@@ -363,7 +367,7 @@ def _check_dataset(
 
     if dataset is not None:
         checked["items"] += len(dataset.items)
-        proofs_items.check_items(dataset, findings, job, look=look)
+        proofs_items.check_items(dataset, findings, job, has_slices=has_slices, look=look)
         if truth is not None:
             _tell_missing(truth, compared, findings)
     if chosen.check is not None:
