@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -46,3 +47,18 @@ def test_correct_a_case_leaves_what_the_reader_painted(tmp_path, monkeypatch, ca
     assert "brush: tumour" in said
     assert "'grow: liver', 'phantom-liver: 2 labels'" in said
     assert said.splitlines()[2].startswith("liver ")
+
+
+def test_move_a_dataset_tells_what_is_lost_and_proves_the_rest(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    source = tmp_path / "scans"
+    for folder, name in (("images", "phantom_ct.nii.gz"), ("masks", "phantom_ct_labels.nii.gz")):
+        (source / folder).mkdir(parents=True)
+        shutil.copy(SAMPLES / name, source / folder)
+    run("move_a_dataset.py", source, tmp_path / "out", Path("nnunet"), monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert "1 items of pairs, classes" in said
+    assert "liver" in said
+    assert f"PASS  {tmp_path / 'out'}" in said
+    assert (tmp_path / "out" / "imagesTr" / "phantom_ct_0000.nii.gz").is_file()
