@@ -242,13 +242,19 @@ def write(
     splits = list(dict.fromkeys(item.split or "default" for item in dataset.items))
     with (folder / _FILE).open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(_head(dataset, splits))
-        for number, sample in enumerate(samples):
-            name = safe_name(sample.item.name)
+        for number, (item, sample) in enumerate(zip(dataset.items, samples, strict=True)):
+            name = safe_name(item.name)
             target = folder / "images" / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            placed = write_picture(sample.item, target, options=options, job=job, suffixes=PICTURES)
+            placed = write_picture(item, target, options=options, job=job, suffixes=PICTURES)
             suffix = ".png" if placed is None else placed.suffix
-            stream.writelines(_lines(sample, number, name + suffix, dataset.scheme, options))
+            height, width = sample.masks[0].data.shape
+            stream.write(
+                f'  <image id="{number}" name={quoteattr(name + suffix)} '
+                f'subset={quoteattr(item.split or "default")} width="{width}" height="{height}">\n'
+            )
+            stream.writelines(_shapes(sample, dataset.scheme, options))
+            stream.write("  </image>\n")
         stream.write("</annotations>\n")
 
 
@@ -273,15 +279,7 @@ def _head(dataset: Dataset, splits: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(
-    sample: Sample, number: int, name: str, scheme: LabelTable, options: Options
-) -> Iterator[str]:
-    height, width = sample.masks[0].data.shape
-    subset = quoteattr(sample.item.split or "default")
-    yield (
-        f'  <image id="{number}" name={quoteattr(name)} subset={subset} width="{width}" '
-        f'height="{height}">\n'
-    )
+def _shapes(sample: Sample, scheme: LabelTable, options: Options) -> Iterator[str]:
     extras = extras_of(sample, "cvat").objects
     for place, one in enumerate(regions(sample), start=1):
         extra = dict(extras.get(one.label.id, {}))
@@ -300,7 +298,6 @@ def _lines(
         for key, value in notes.items():
             yield f"      <attribute name={quoteattr(key)}>{_text(value)}</attribute>\n"
         yield f"    </{tag}>\n"
-    yield "  </image>\n"
 
 
 def _shape(one: Region, options: Options) -> dict[str, str]:

@@ -295,11 +295,11 @@ def write(
     """Write a file beside each picture, and our table of classes."""
     splits = Splits()
     colours = {row.name: row.colour for row in dataset.scheme.values()}
-    for sample in samples:
-        name = safe_name(sample.item.name)
+    for item, sample in zip(dataset.items, samples, strict=True):
+        name = safe_name(item.name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(sample.item, target, options=options, job=job, suffixes=PICTURES)
+        write_picture(item, target, options=options, job=job, suffixes=PICTURES)
         height, width = sample.masks[0].data.shape
         extras = extras_of(sample, "geojson").objects
         content = {
@@ -312,7 +312,7 @@ def write(
         }
         text = orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
         target.with_name(target.name + ".geojson").write_bytes(text)
-        splits.add(sample.item.split, name)
+        splits.add(item.split, name)
     splits.write(folder)
     write_scheme(folder, dataset.scheme)
 

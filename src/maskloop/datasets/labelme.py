@@ -292,16 +292,16 @@ def write(
 ) -> None:
     """Write a JSON beside each picture, LabelMe's list of labels, and our table of classes."""
     splits = Splits()
-    for sample in samples:
-        name = safe_name(sample.item.name)
+    for item, sample in zip(dataset.items, samples, strict=True):
+        name = safe_name(item.name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        placed = write_picture(sample.item, target, options=options, job=job, suffixes=PICTURES)
+        placed = write_picture(item, target, options=options, job=job, suffixes=PICTURES)
         shown = target.name + (".png" if placed is None else placed.suffix)
         content = _content(sample, shown, dataset.scheme, options)
         text = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         target.with_name(target.name + ".json").write_bytes(text)
-        splits.add(sample.item.split, name)
+        splits.add(item.split, name)
     splits.write(folder)
     write_scheme(folder, dataset.scheme)
     names = "".join(f"{row.name}\n" for row in dataset.scheme.values())

@@ -369,10 +369,10 @@ def write(
     splits: dict[str, None] = {}
     sizes = []
     has_splits = any(item.split for item in dataset.items)
-    for sample in samples:
-        split = safe_name(sample.item.split or _REST) if has_splits else ""
+    for item, sample in zip(dataset.items, samples, strict=True):
+        split = safe_name(item.split or _REST) if has_splits else ""
         splits[split] = None
-        name = safe_name(sample.item.name)
+        name = safe_name(item.name)
         within = f"{split}/{name}" if split else name
         lines = []
         for one in regions(sample):
@@ -384,7 +384,7 @@ def write(
             (folder / kind / within).parent.mkdir(parents=True, exist_ok=True)
         (folder / "labels" / f"{within}.txt").write_text("".join(lines), encoding="ascii")
         placed = write_picture(
-            sample.item, folder / "images" / within, options=options, job=job, suffixes=PICTURES
+            item, folder / "images" / within, options=options, job=job, suffixes=PICTURES
         )
         if placed is None:
             height, width = sample.masks[0].data.shape

@@ -106,7 +106,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _without_comment(line: str) -> str:
-    kept = re.match(r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|(?<!\s)#|[^#])*""", line)
+    kept = re.match(r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|(?<=\S)#|[^#])*""", line)
     return (kept[0] if kept else line).rstrip()
 
 
