@@ -42,6 +42,7 @@ DATASETS = Registry(
         "cityscapes": "maskloop.datasets.cityscapes:FORMAT",  # the same profiles, and a writer
         "voc": "maskloop.datasets.voc:FORMAT",
         "nnunet": "maskloop.datasets.nnunet:FORMAT",
+        "monai": "maskloop.datasets.monai:FORMAT",
         "lits": "maskloop.datasets.pairs:LITS",
         "cases": "maskloop.datasets.cases:FORMAT",
         "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last
