@@ -292,6 +292,71 @@ def families(viewer: Any, panel: Any, folder: Path) -> None:
     save(viewer, "families")
 
 
+def _cells(panel: Any, folder: Path) -> Any:
+    """Write drawn pictures of nuclei as a COCO dataset, list it, open one; return the session."""
+    from PIL import Image as Picture
+
+    from maskloop.core.dataset import Dataset, Item, Sample
+    from maskloop.core.labels import LabelTable
+    from maskloop.desk.datasets import convert_dataset
+    from maskloop.ops.phantom import nuclei_picture
+
+    (folder / "pictures").mkdir()
+    samples = {}
+    for number in range(16):
+        image, mask = nuclei_picture(100 + number)
+        path = folder / "pictures" / f"slide{number // 4 + 1}_field{number % 4 + 1}.png"
+        Picture.fromarray(image.data).save(path)
+        item = Item(path.stem, path, group=path.stem.split("_")[0])
+        samples[item.name] = Sample(item, (mask,))
+    items = tuple(sample.item for sample in samples.values())
+    table = LabelTable.classes([next(iter(samples.values())).labels[1].category or "nucleus"])
+    made = Dataset(
+        "nuclei", "drawn", folder, table, items, lambda i, job: samples[i.name], "objects"
+    )
+    convert_dataset(made, folder / "nuclei", "coco")
+    panel.dataset.open_path(folder / "nuclei")
+    settle(panel)
+    session = panel.dataset.session
+    session.mark(range(5), status="done", assignee="anna")
+    session.mark(range(3), reviewer="bo")
+    session.mark([3], status="flagged")
+    session.mark(range(5, 9), assignee="bo")
+    session.step_unseen()
+    settle(panel)
+    wait(lambda: session.place is not None, 60)
+    return session
+
+
+def dataset(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw a dataset as a list: what is done and flagged, whose it is, the image that is open."""
+    session = _cells(panel, folder)
+    session.worklist.author = "bo"
+    panel.host.labels.layer.opacity = 0.5
+    only(panel, panel.dataset)
+    panel.host.say("")
+    viewer.reset_view()
+    wait(lambda: False, 0.5)
+    save(viewer, "dataset")
+
+
+def losses(viewer: Any, panel: Any, folder: Path) -> None:
+    """Draw what a format cannot hold of a dataset, before anything is written."""
+    _cells(panel, folder)
+    panel.host.labels.layer.opacity = 0.5
+    only(panel, panel.export)
+    box = panel.convert
+    box.choose("yolo")
+    box.folder.setText("nuclei-yolo")
+    box.look.click()
+    wait(lambda: box._planned is not None, 120)
+    settle(panel)
+    panel.host.say("")
+    panel.area.ensureWidgetVisible(box.answer)
+    wait(lambda: False, 0.5)
+    save(viewer, "losses")
+
+
 SCENES = {
     scene.__name__: scene
     for scene in (
@@ -307,6 +372,8 @@ SCENES = {
         compare,
         panoptic,
         families,
+        dataset,
+        losses,
     )
 }
 

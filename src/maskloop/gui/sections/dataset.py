@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
+    QLabel,
     QLineEdit,
     QMenu,
     QPushButton,
@@ -117,7 +118,7 @@ class DatasetSection(Section):
         self.rows.addWidget(self.about)
         self.add(self.text, self.status)
         self.add(self.label, self.who)
-        self.add(self.least, self.most, self.count)
+        self.add(QLabel("Objects"), self.least, self.most, self.count)
         self.rows.addWidget(self.list)
         self.add(self.previous, self.next)
         self.rows.addWidget(self.next_unseen)
