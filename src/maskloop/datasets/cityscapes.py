@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskloop.core.errors import InputError
+from maskloop.core.image import smallest_unsigned
 from maskloop.datasets import maskfolder, maskfolder_profile, maskfolder_write
-from maskloop.datasets.base import Held, Options, class_of, place_image, safe_name
+from maskloop.datasets.base import Held, Loss, Options, class_of, place_image, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 
 _MOST_OBJECTS = 999  # of one class: class * 1000 + number
 _MOST_WITH_OBJECTS = 64  # 65 * 1000 + 999 is no 16-bit number
-_FREE = 34  # the first id that Cityscapes leaves free
+_UNLABELED = "unlabeled"  # 0 in files; its label has the first id that Cityscapes leaves free
+_FREE = 35
+BACKGROUND = Loss("image", "gets unlabeled background", "get unlabeled background")
 
 
 def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
-    """Settle overlaps; classes that Cityscapes does not know get ids from 34 up."""
+    """Settle overlaps; classes that Cityscapes does not know get ids from 35 up.
+
+    Where the scheme has its class unlabeled, no pixel is background: both are 0.
+    """
     found = maskfolder_write.held(sample, "Cityscapes", most_objects=2**16, with_void=False)
+    found = _without_background(found, dataset)
     counts: dict[str, int] = {}
     for row in found.sample.masks[0].labels.values():
         if row.category is not None:
@@ -40,12 +47,27 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
     return found
 
 
+def _without_background(found: Held, dataset: Dataset) -> Held:
+    mask = found.sample.masks[0]
+    rows = [*mask.labels.values(), *dataset.scheme.values()]
+    own = next((r for r in rows if r.name == _UNLABELED and r.category is None), None)
+    if own is None or mask.data.all():
+        return found
+    present = next((i for i, row in mask.labels.items() if row.name == _UNLABELED), 0)
+    number = present or max(mask.labels, default=0) + 1
+    data = mask.data.astype(np.promote_types(mask.data.dtype, smallest_unsigned(number)))
+    data[data == 0] = number
+    filled = replace(mask, data=data, labels=mask.labels.with_rows([replace(own, id=number)]))
+    sample = replace(found.sample, masks=(filled,))
+    return Held(sample, {**found.losses, BACKGROUND: 1})
+
+
 def write(
     dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
 ) -> None:
     """Write label ids, instance ids where there are objects, pictures, and classes.json."""
     own = maskfolder_profile.shipped("cityscapes").variants[0].classes
-    fixed = {row.name: value for value, row in own if value > 0}
+    fixed = {row.name: value or row.id for value, row in own if value >= 0}
     values = maskfolder_write.Values.of(
         dataset, most=254, with_void=False, fixed=fixed, start=_FREE
     )
@@ -54,6 +76,7 @@ def write(
         split = safe_name(sample.item.split or "train").replace("/", "_")
         ids = sample.masks[0].data
         classes, objects = values.tables(sample.masks[0])
+        classes[classes == fixed[_UNLABELED]] = 0
         stem = folder / "gtFine" / split / f"{name}_gtFine"
         path = stem.with_name(stem.name + "_labelIds.png")
         maskfolder_write.save(path, classes[ids], header=sample.header)
@@ -62,7 +85,7 @@ def write(
             maskfolder_write.save(path, _instance_ids(classes, objects)[ids], header=sample.header)
         picture = folder / "leftImg8bit" / split / f"{name}_leftImg8bit"
         place_image(sample.item, picture, options=options)
-    maskfolder_write.save_table(folder / "classes.json", values.table(with_void=False))
+    maskfolder_write.save_table(folder / "classes.json", values.table())
 
 
 def _instance_ids(

@@ -78,6 +78,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     variant = Variant(
         masks=("{path}",),
         kind=kind,
+        nothing=(),
         object_=Formula("V") if has_objects else None,
         objects="objects" if has_objects else "",
     )
@@ -193,7 +194,7 @@ def write(
         lines.setdefault(split, []).append(json.dumps(line, ensure_ascii=False) + "\n")
     for split, listed in lines.items():
         (folder / split / _META).write_text("".join(listed), encoding="utf-8")
-    table = values.table(with_void=True)
+    table = values.table()
     names = {0: "background", **{row.id: row.name for row in table.values() if not row.ignore}}
     (folder / _LABELS).write_text(
         json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

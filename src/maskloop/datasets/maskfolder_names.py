@@ -59,12 +59,15 @@ def _rows(found: _Found, variant: Variant, path: Path, *, is_whole: bool) -> tup
     if len(set(values)) < len(values):
         twice = next(v for v in values if values.count(v) > 1)
         raise _odd(path, f"the value {twice} twice")
+    zero = next((row.name for value, row in variant.classes if value == 0), None)
     free = 1 + max((v + variant.shift for v in values), default=0)
     made: list[Named] = []
-    for value, name, colour, marks in found:
+    for listed, name, colour, marks in found:
+        number, value = listed + variant.shift, listed
+        if is_whole and name == zero:
+            value = 0  # ids of a table of ours are values, but 0 is no id
         if value in variant.nothing:
             continue
-        number = value + variant.shift
         if number < 1:
             number, free = max(free, 1), max(free, 1) + 1
         known = own.get(name)
@@ -78,13 +81,13 @@ def _rows(found: _Found, variant: Variant, path: Path, *, is_whole: bool) -> tup
         made.append((value, row))
     if is_whole:
         return tuple(made)
-    listed = {value for value, _ in made}
+    known_values = {value for value, _ in made}
     ids = {row.id for _, row in made}
     # Void is seldom listed, and always drawn.
     extra = [
         (value, row)
         for value, row in variant.classes
-        if row.ignore and value not in listed and row.id not in ids
+        if row.ignore and value not in known_values and row.id not in ids
     ]
     return tuple(made + extra)
 

@@ -119,12 +119,15 @@ class Values:
         Values that names have whatever the order.
     start : int
         Smallest value of the other names.
+    with_void : bool
+        Whether ignored labels share the value 255.
     """
 
     rows: dict[str, Label] = field(default_factory=dict)
     most: int = 254
     fixed: dict[str, int] = field(default_factory=dict)
     start: int = 1
+    with_void: bool = False
 
     @classmethod
     def of(
@@ -137,7 +140,7 @@ class Values:
         start: int = 1,
     ) -> Values:
         """Return the values of a dataset's scheme, in its order."""
-        made = cls({}, most, fixed or {}, start)
+        made = cls({}, most, fixed or {}, start, with_void)
         for row in dataset.scheme.values():
             if not (row.ignore and with_void):
                 made.of_row(row)
@@ -172,7 +175,7 @@ class Values:
         top = max(mask.labels, default=0) + 1
         classes, objects = np.zeros(top, np.uint16), np.zeros(top, np.uint16)
         for row in mask.labels.values():
-            if self.most < VOID and row.ignore and row.category is None:
+            if self.with_void and row.ignore and row.category is None:
                 classes[row.id] = VOID
                 continue
             classes[row.id] = self.of_row(row)
@@ -180,9 +183,9 @@ class Values:
                 objects[row.id] = int(objects.max()) + 1
         return classes, objects
 
-    def table(self, *, with_void: bool) -> LabelTable:
+    def table(self) -> LabelTable:
         """Return the classes that were written; ids are values."""
-        void = [Label(VOID, "void", "#e0e0c0", ignore=True)] if with_void else []
+        void = [Label(VOID, "void", "#e0e0c0", ignore=True)] if self.with_void else []
         return LabelTable([*self.rows.values(), *void])
 
     def palette(self) -> bytes:

@@ -44,7 +44,7 @@ def write(
         splits.setdefault(sample.item.split or "default", []).append(name)
     maskfolder_write.save_lists(folder / "ImageSets" / "Segmentation", splits)
     (folder / "SegmentationClass").mkdir(exist_ok=True)
-    maskfolder_write.save_table(folder / "classes.json", values.table(with_void=True))
+    maskfolder_write.save_table(folder / "classes.json", values.table())
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
     by_value = {row.id: row.name for row in values.rows.values()}
     for value in range(1, max(by_value, default=0) + 1):
