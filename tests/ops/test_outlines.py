@@ -104,3 +104,26 @@ def test_regions_that_overlap_are_outlined_one_by_one(ids, data):
         meant = coco.encode(np.asfortranarray(whole))
         assert one.counts.encode() == meant["counts"]
         assert (one.area, one.box) == (int(coco.area(meant)), tuple(coco.toBbox(meant)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.data(), shape=st.tuples(st.integers(1, 40), st.integers(1, 40)), count=st.integers(0, 6)
+)
+def test_sets_of_runs_are_painted_the_later_over_the_earlier(data, shape, count):
+    regions = [data.draw(hnp.arrays(bool, shape)) for _ in range(count)]
+    meant = np.zeros(shape, np.uint8)
+    for number, region in enumerate(regions, start=1):
+        meant[region] = number
+    counts = [coco.encode(np.asfortranarray(r.astype(np.uint8)))["counts"] for r in regions]
+    runs = outlines.decode(counts, shape[0] * shape[1])
+    np.testing.assert_array_equal(
+        outlines.painted(runs, range(1, count + 1), shape, np.uint8), meant
+    )
+
+
+def test_lengths_that_wrap_round_to_the_right_total_are_refused():
+    for lengths in ([2**62, 2**62, 2**62, 2**62 + 80], [-5, 85], [40, 41], []):
+        with pytest.raises(FormatError, match="add up to 80 pixels"):
+            outlines.decode([[80], lengths], 80)
+    assert outlines.decode([], 80) == []

@@ -139,7 +139,7 @@ def read_file(path: Path, *, repair: bool, tell: Callable[[str], None]) -> CocoF
     InputError
         If ids are missing, repeated, or lead nowhere; names them.
     """
-    with _no_collection():
+    with no_collection():
         content = coco.parse(path)
         where = path.name
         listed = content.get("annotations")
@@ -205,7 +205,7 @@ def unique_names(categories: Sequence[Entry]) -> list[str]:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Pause the search for reference cycles: it would walk millions of new lists, and find none."""
     was_on = gc.isenabled()
     gc.disable()
@@ -213,6 +213,10 @@ def _no_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # somebody else's frozen objects stay so
+                # Makes what is new old without a walk: 0.1 s saved of 0.6 (60,000 annotations).
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

@@ -247,12 +247,10 @@ def _laid(
 ) -> list[tuple[np.ndarray[Any, Any], LabelTable]]:
     """Return ids and tables: one pair where nothing overlaps, else as few as hold all."""
     highest = max((row.id for row, _, _ in found), default=0)
-    canvas = np.zeros(shape[0] * shape[1], dtype=smallest_unsigned(highest))
-    for row, runs, _ in found:
-        for part in runs:
-            outlines.paint(canvas, part, row.id)
-    if int(np.count_nonzero(canvas)) == sum(area for _, _, area in found):
-        ids = np.ascontiguousarray(canvas.reshape(shape[::-1]).T)
+    sets = [part for _, runs, _ in found for part in runs]
+    values = [row.id for row, runs, _ in found for _ in runs]
+    ids = outlines.painted(sets, values, shape, smallest_unsigned(highest))
+    if int(np.count_nonzero(ids)) == sum(area for _, _, area in found):
         return [(ids, LabelTable(row for row, _, _ in found))]
     layers = Layers(shape, highest)
     for row, runs, _ in found:

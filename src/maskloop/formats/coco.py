@@ -356,15 +356,15 @@ def _rank(found: list[_Found]) -> Callable[[_Found], tuple[bool, float, int]]:
 def _painted(found: list[_Found], shape: tuple[int, int]) -> tuple[Any, int]:
     """Return the label picture and how many pixels had to leave an object."""
     highest = max((f.label.id for f in found), default=0)
-    canvas = np.zeros(shape[0] * shape[1], dtype=smallest_unsigned(highest))
+    ordered = sorted(found, key=_rank(found))
     by_id: dict[int, list[outlines.Runs]] = {}
-    for one in sorted(found, key=_rank(found)):
+    for one in ordered:
         by_id.setdefault(one.label.id, []).extend(one.runs)
-        for runs in one.runs:
-            outlines.paint(canvas, runs, one.label.id)
+    sets = [runs for one in ordered for runs in one.runs]
+    values = [one.label.id for one in ordered for _ in one.runs]
+    ids = outlines.painted(sets, values, shape, smallest_unsigned(highest))
     claimed = sum(outlines.covered(runs) for runs in by_id.values())
-    lost = claimed - int(np.count_nonzero(canvas))
-    return np.ascontiguousarray(canvas.reshape(shape[::-1]).T), lost
+    return ids, claimed - int(np.count_nonzero(ids))
 
 
 FORMAT = Format(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from maskloop.core.geometry import Box
 
 Runs = npt.NDArray[np.int64]
+_STRIP = 16
 _SUBPIXELS = 5  # COCO draws polygons on a grid five times finer
 
 
@@ -111,24 +112,33 @@ def decode(counts: Sequence[str | bytes | Sequence[int]], size: int) -> list[Run
         add up to another total.
     """
     texts = [_letters(c) if isinstance(c, (str, bytes)) else c for c in counts]
-    packed = [t for t in texts if isinstance(t, bytes)]
-    unpacked = iter(_uncompressed(packed))
-    found = []
-    for number, text in enumerate(texts):
-        lengths = next(unpacked) if isinstance(text, bytes) else _plain(text)
-        ends = np.cumsum(lengths)
-        # A length above the size could make the sum wrap round to the right total.
-        is_odd = bool(lengths.size) and (int(lengths.min()) < 0 or int(lengths.max()) > size)
-        if is_odd or (int(ends[-1]) if ends.size else 0) != size:
-            total = int(ends[-1]) if ends.size else 0
-            msg = (
-                f"expected run lengths of at least 0 that add up to {size} pixels, got {total} in "
-                f"object {number}; the file was written for another picture or is damaged"
-            )
-            raise FormatError(msg)
-        bounds = ends[: ends.size // 2 * 2].reshape(-1, 2)
-        found.append(bounds[bounds[:, 1] > bounds[:, 0]])
-    return found
+    unpacked = iter(_uncompressed([t for t in texts if isinstance(t, bytes)]))
+    parts = [next(unpacked) if isinstance(t, bytes) else _plain(t) for t in texts]
+    if not parts:
+        return []
+    lengths = np.concatenate(parts)
+    sizes = np.array([part.size for part in parts])
+    owners = np.repeat(np.arange(sizes.size), sizes)
+    # A length above the size could make the sum wrap round to the right total.
+    odd = owners[(lengths < 0) | (lengths > size)]
+    sums = np.concatenate(([0], np.cumsum(lengths)))
+    bounds = np.concatenate(([0], np.cumsum(sizes)))
+    before = sums[bounds[:-1]]
+    wrong = odd if odd.size else np.flatnonzero(sums[bounds[1:]] - before != size)
+    if wrong.size:
+        number = int(wrong[0])
+        msg = (
+            f"expected run lengths of at least 0 that add up to {size} pixels, got "
+            f"{sum(parts[number].tolist())} in object {number}; the file was written for another "
+            "picture or is damaged"
+        )
+        raise FormatError(msg)
+    places = np.arange(lengths.size) - np.repeat(bounds[:-1], sizes)
+    at = np.flatnonzero((places & 1) & (lengths > 0))
+    starts = sums[at] - before[owners[at]]
+    runs = np.stack([starts, starts + lengths[at]], axis=1)
+    cuts = np.searchsorted(at, bounds).tolist()
+    return [runs[begin:end] for begin, end in pairwise(cuts)]
 
 
 def _letters(text: str | bytes) -> bytes:
@@ -189,6 +199,58 @@ def fill_polygon(ring: Sequence[float] | npt.NDArray[np.float64], shape: tuple[i
         switches = np.append(switches, height * width)
     runs = switches.reshape(-1, 2)
     return runs[runs[:, 1] > runs[:, 0]]
+
+
+def painted(
+    sets: Sequence[Runs], values: Sequence[int], shape: tuple[int, int], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """Return a picture with `values` along sets of runs, the later over the earlier.
+
+    Parameters
+    ----------
+    sets : sequence of Runs
+    values : sequence of int
+        One a set, above 0.
+    shape : tuple of int
+        ``(height, width)``.
+    dtype
+        Unsigned type that holds the values.
+
+    Returns
+    -------
+    array of `dtype`, shape (y, x)
+    """
+    height, width = shape
+    canvas = _apart(sets, values, height * width, dtype)
+    if canvas is None:
+        canvas = np.zeros(height * width, dtype=dtype)
+        for runs, value in zip(sets, values, strict=True):
+            paint(canvas, runs, value)
+    picture = np.empty(shape, dtype=dtype)
+    columns = canvas.reshape(width, height)
+    # In narrow strips, whose rows stay in the cache: five times faster than a plain transpose.
+    for left in range(0, width, _STRIP):
+        picture[:, left : left + _STRIP] = columns[left : left + _STRIP].T
+    return picture
+
+
+def _apart(
+    sets: Sequence[Runs], values: Sequence[int], size: int, dtype: npt.DTypeLike
+) -> npt.NDArray[Any] | None:
+    """Return a flat picture of runs in one go, or None where some overlap."""
+    if not sets:
+        return None
+    together = np.concatenate(sets)
+    order = np.argsort(together[:, 0], kind="stable")
+    starts, stops = together[order].T
+    gaps = np.append(starts, size) - np.concatenate(([0], stops))
+    if int(gaps.min()) < 0:
+        return None
+    lengths = np.empty(2 * starts.size + 1, dtype=np.int64)
+    lengths[::2], lengths[1::2] = gaps, stops - starts
+    found = np.zeros(lengths.size, dtype=dtype)
+    found[1::2] = np.repeat(np.array(values, dtype=dtype), [len(runs) for runs in sets])[order]
+    return np.repeat(found, lengths)
 
 
 def paint(canvas: npt.NDArray[Any], runs: Runs, value: int) -> None:
@@ -357,13 +419,17 @@ def _uncompressed(texts: Sequence[bytes]) -> list[npt.NDArray[np.int64]]:
     is_negative = (letters[stops - 1] & 16) != 0
     values = np.where(is_negative, values - (np.int64(1) << (5 * (stops - begins))), values)
     bounds = np.concatenate(([0], np.searchsorted(stops, text_ends, side="right")))
-    lengths = []
-    for begin, end in pairwise(bounds.tolist()):
-        part = values[begin:end].copy()
-        part[1::2] = np.cumsum(part[1::2])
-        part[2::2] = np.cumsum(part[2::2])
-        lengths.append(part)
-    return lengths
+    sizes = np.diff(bounds)
+    place = np.arange(values.size) - np.repeat(bounds[:-1], sizes)
+    # From the fourth on, the difference to the last but one is stored.
+    for is_kind, counts in (
+        (place % 2 == 1, sizes // 2),
+        ((place % 2 == 0) & (place > 0), np.maximum(sizes - 1, 0) // 2),
+    ):
+        sums = np.concatenate(([0], np.cumsum(values[is_kind])))
+        firsts = np.cumsum(counts) - counts
+        values[is_kind] = sums[1:] - np.repeat(sums[firsts], counts)
+    return [values[begin:end] for begin, end in pairwise(bounds.tolist())]
 
 
 def _fine_boundary(points: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
