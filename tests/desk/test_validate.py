@@ -220,6 +220,9 @@ STRUCTURE = {
     "all objects are crowds": ("C2", each("iscrowd", lambda one: 1)),
     "ignore is a key": ("C6", put((*FIRST, "ignore"), 0)),
     "a name is all dots": ("C4", put(("images", 2, "file_name"), "1.2.840.jpg")),
+    "there are no annotations": ("S12", put(("annotations",), [])),
+    "there are no images": ("S12", put(("images",), [])),
+    "an image is tiny": ("C3", put(("images", 2, "height"), 20)),
     "two pictures have one stem": ("C7", put(("images", 2, "file_name"), "a/one.png")),
 }
 TRUTH = {

@@ -71,6 +71,21 @@ def test_a_peer_that_hangs_or_dies_stops_nothing(tmp_path, monkeypatch, code, wo
     assert findings.total("error") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "severity"), [("pycocotools", "error"), ("supervision", "warning")]
+)
+def test_pixels_that_a_peer_sees_otherwise_are_told(tmp_path, monkeypatch, name, severity):
+    program = tmp_path / "peer.py"
+    masks = {"1": ["0" * 40, "1" * 40]}
+    answer = {"version": "9", "images": 3, "annotations": 6, "masks": masks}
+    program.write_text(f"import json, sys; json.dump({answer}, open(sys.argv[-1], 'w'))")
+    monkeypatch.setattr(peer, "__file__", str(program))
+    monkeypatch.setattr(validate_peers, "NAMES", (name,))
+    (found,) = validate(write_set(tmp_path / "set"), peers=True).problems
+    assert (found.code, found.severity) == ("X3", severity)
+    assert found.words == "expected the same pixels, got 2 of 2 unlike"
+
+
 def test_a_python_that_is_none_is_an_error_in_words(tmp_path):
     with pytest.raises(InputError, match="a Python to run"):
         validate(write_set(tmp_path), peers=True, python=tmp_path / "no-python")

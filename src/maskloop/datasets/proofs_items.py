@@ -11,7 +11,7 @@ from maskloop.core.errors import Cancelled, InputError, MaskloopError
 from maskloop.core.files import sha256_of
 from maskloop.datasets.base import class_of, inside, read_image
 from maskloop.datasets.proofs import shown
-from maskloop.datasets.proofs_file import picture_size
+from maskloop.datasets.proofs_structure import picture_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from maskloop import datasets
 from maskloop.core.errors import Cancelled, FormatError
 from maskloop.core.job import Job
-from maskloop.datasets import proofs_file, proofs_geometry, proofs_items, proofs_panoptic
+from maskloop.datasets import (
+    proofs_file,
+    proofs_geometry,
+    proofs_items,
+    proofs_panoptic,
+    proofs_structure,
+)
 from maskloop.datasets.base import Options, Problem
 from maskloop.datasets.proofs import RULES, Findings, shown
 from maskloop.datasets.proofs_truth import Piece, compare, pieces_of, united
@@ -232,15 +238,15 @@ def _check_files(
             continue
         drawn += len(file.annotations)
         masked.append(replace(file, annotations=()))  # one file's annotations at a time in memory
-        proofs_file.check_pictures(file, findings, job)
+        proofs_structure.check_pictures(file, findings, job)
         if file.is_panoptic:
             proofs_panoptic.check_panoptic(file, findings, job)
         else:
-            proofs_file.check_annotations(file, findings, job)
+            proofs_structure.check_annotations(file, findings, job)
             proofs_geometry.check_geometry(file, findings, job)
         if truth is not None and is_plain:
             compared |= _compare_file(file, truth, findings, checked, job)
-    proofs_file.check_splits(masked, findings)
+    proofs_structure.check_splits(masked, findings)
     for file in without:
         # Captions, keypoints and boxes lie beside the masks in COCO's own folder.
         words = f"expected masks, got {len(file.annotations):,} annotations without any"
