@@ -206,6 +206,18 @@ def test_what_was_not_reviewed_or_is_ignored_counts_for_nobody():
     assert {o.status for o in agree(left, right).objects} == {"matched", "missed"}
 
 
+def test_specks_that_match_nothing_are_told_as_a_number():
+    a = lesions(0)
+    ids = a.data.copy()
+    ids[0, 0, 0] = ids[0, 0, 5] = 2
+    b = replace(a, data=ids)
+    assert [o.status for o in agree(a, b).objects].count("added") == 2
+    found = agree(a, b, smallest=2)
+    assert {o.status for o in found.objects} == {"matched"}
+    assert "2 objects below 2 voxels match nothing and are not listed" in found.notes
+    assert found.class_rows()[1]["dice"] < 1
+
+
 def test_a_class_is_one_object_where_asked():
     found = agree(lesions(0), lesions(1, moved=1, without=3), by="labels")
     assert [(o.category, o.status) for o in found.objects] == [

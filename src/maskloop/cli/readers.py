@@ -214,6 +214,13 @@ def _split_text(found: Any, out: str | None) -> str:  # Any: plain JSON values
     show_default=True,
     help="IoU from which on two objects are one.",
 )
+@click.option(
+    "--smallest",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Voxels from which on an object that matches nothing is listed.",
+)
 @click.option("--reviewed", is_flag=True, help="Compare only what both reviewed, where known.")
 @click.option("--only", metavar="STATUS", help="Items of this status only: done, say.")
 @click.option("--csv", "table", type=click.Path(), help="Write a CSV with a line an object here.")
@@ -226,6 +233,7 @@ def agree(
     names: tuple[str, str] | None,
     by: By | None,
     least: float,
+    smallest: int,
     reviewed: bool,
     only: str | None,
     table: str | None,
@@ -246,6 +254,7 @@ def agree(
             names=names,
             by=by,
             least=least,
+            smallest=smallest,
             kind=kind,
             reviewed=reviewed,
             only=only,

@@ -245,6 +245,7 @@ def agree(
     names: tuple[str, str] | None = None,
     by: By | None = None,
     least: float = LEAST,
+    smallest: int = 1,
     kind: Kind | None = None,
     reviewed: bool = False,
     only: str | None = None,
@@ -268,6 +269,9 @@ def agree(
         default: a lesion each). What is an object already stays one, whatever its parts.
     least : float
         Least IoU of two objects that are one, 0 to 1.
+    smallest : int
+        Objects of fewer voxels that match nothing are not listed but told as a number; they count
+        in the Dice of their class.
     kind : {"classes", "objects"}, optional
         What ids without a label table are; in volumes in mm classes unless told.
     reviewed : bool
@@ -290,6 +294,9 @@ def agree(
     from maskloop.desk.datasets import chosen
 
     job = job or Job()
+    if smallest < 1:
+        msg = f"expected a smallest size of at least 1 voxel, got {smallest}; raise it"
+        raise InputError(msg)
     if not 0 <= least <= 1:
         msg = f"expected a least IoU from 0 to 1, got {least!r}; give {LEAST}, say"
         raise InputError(msg)
@@ -302,15 +309,21 @@ def agree(
     classes: list[ClassCount] = []
     notes: dict[str, None] = {}
     units = set()
+    specks = 0
     for first, second in job.track(pairs, "compare"):
         samples = (one.read(first, job), other.read(second, job))
         if not reviewed:
             samples = (replace(samples[0], reviewed=None), replace(samples[1], reviewed=None))
         found = _compared(*samples, by=by, least=least, kind=kind)
-        objects += found.objects
+        objects += [o for o in found.objects if not _is_speck(o, smallest)]
+        specks += sum(_is_speck(o, smallest) for o in found.objects)
         classes += found.classes
         units.add(found.unit)
         notes.update(dict.fromkeys(found.notes))
+    if specks:
+        notes[f"{specks:,} objects below {smallest:,} voxels match nothing and are not listed"] = (
+            None
+        )
     for reader, alone in zip(called, (only_a, only_b), strict=True):
         if alone:
             notes[f"{len(alone):,} items are {reader}'s alone, {alone[0]!r} the first"] = None
@@ -324,6 +337,10 @@ def agree(
         " and ".join(sorted(units)),
         tuple(notes),
     )
+
+
+def _is_speck(one: ObjectAgreement, smallest: int) -> bool:
+    return one.status in ("missed", "added") and one.voxels_a + one.voxels_b < smallest
 
 
 def _called(a: str, b: str) -> tuple[str, str]:
