@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from maskloop.core.errors import FormatError
@@ -45,6 +46,7 @@ DATASETS = Registry(
         "monai": "maskloop.datasets.monai:FORMAT",
         "lits": "maskloop.datasets.pairs:LITS",
         "cases": "maskloop.datasets.cases:FORMAT",
+        "dicomseg": "maskloop.datasets.dicomseg:FORMAT",
         "pairs": "maskloop.datasets.pairs:FORMAT",  # the least sure: last
     },
 )
@@ -57,12 +59,24 @@ def get(name: str) -> DatasetFormat:
 
 
 def known(path: Path) -> DatasetFormat | None:
-    """Return the first dataset format that knows a file or folder, or None."""
-    for name in DATASETS:
+    """Return the first dataset format that knows a file or folder, or None.
+
+    What the receipt of a written dataset says is asked first.
+    """
+    said = _stated(path)
+    for name in [said, *DATASETS] if said else DATASETS:
         found = get(name)
         if found.open is not None and found.sniff(path):
             return found
     return None
+
+
+def others(path: Path, chosen: DatasetFormat) -> list[str]:
+    """Return the names of further formats that know a file or folder that tells none itself."""
+    if _stated(path) == chosen.name:
+        return []
+    found = (get(name) for name in DATASETS)
+    return [f.name for f in found if f.name != chosen.name and f.open and f.sniff(path)]
 
 
 def format_of(path: Path) -> DatasetFormat:
@@ -86,3 +100,13 @@ def format_of(path: Path) -> DatasetFormat:
         f"format with --from ({names}), or write a profile for it"
     )
     raise FormatError(msg)
+
+
+def _stated(path: Path) -> str:
+    """Return the format that the receipt of a written dataset names; empty where it names none."""
+    receipt = path / "receipt.json"
+    try:
+        name = json.loads(receipt.read_bytes()).get("format") if path.is_dir() else ""
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return name if isinstance(name, str) and name in DATASETS else ""
