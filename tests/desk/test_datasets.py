@@ -63,3 +63,25 @@ def test_a_file_of_many_pictures_asks_for_one(tmp_path):
     with pytest.raises(InputError, match="p0, p1"):
         maskloop.load_mask(path)
     assert np.count_nonzero(maskloop.load_mask(path, entry="p1").data) == 12
+
+
+def test_a_folder_that_could_be_two_things_is_told(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "coco.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 8}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "cat"}],
+            }
+        )
+    )
+    for name in ("a.png", "a_mask.png"):
+        Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / name)
+    job = maskloop.Job()
+    dataset = maskloop.open_dataset(tmp_path, job=job)
+    assert dataset.format == "coco"
+    assert any("pairs" in note and "--from" in note for note in job.notes)
+    assert maskloop.open_dataset(tmp_path, format="pairs", job=(quiet := maskloop.Job()))
+    assert not any("--from" in note for note in quiet.notes)

@@ -84,6 +84,11 @@ def open_dataset(
         from maskloop.formats.base import missing
 
         raise missing(path, "a dataset")
+    if format is None and (others := datasets.others(path, chosen)):
+        job.say(
+            f"{path.name} is read as {chosen.name}, but could be {', '.join(others)} too: choose "
+            "with --from"
+        )
     found = chosen.open(path, options=options, job=job)
     names = Counter(item.name for item in found.items)
     twice = [name for name, count in names.items() if count > 1]
