@@ -13,6 +13,7 @@ from maskloop.cli import (  # noqa: F401  each adds its own
     beside,
     cases,
     clicks,
+    cutout,
     datasets,
     proofs,
     readers,

@@ -22,7 +22,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def packed(data: npt.NDArray[Any], palette: bytes) -> bytes:
-    """Return the bytes of a PNG: 8-bit RGB or gray, with a palette where given, or 16-bit gray."""
+    """Return the bytes of a PNG: 8-bit RGB(A), gray or palette numbers, or 16-bit gray."""
     from isal import isal_zlib
 
     height, width = data.shape[:2]
@@ -31,7 +31,7 @@ def packed(data: npt.NDArray[Any], palette: bytes) -> bytes:
     values = np.ascontiguousarray(values).view(np.uint8).reshape(height, -1)
     rows = np.zeros((height, values.shape[1] + 1), np.uint8)  # each row starts with filter 0
     rows[:, 1:] = values
-    colours = 2 if data.ndim == 3 else 3 if palette else 0
+    colours = {3: 2, 4: 6}[data.shape[2]] if data.ndim == 3 else 3 if palette else 0
     head = struct.pack(">IIBBBBB", width, height, 8 if is_small else 16, colours, 0, 0, 0)
     listed = _chunk(b"PLTE", palette) if palette else b""
     body = _chunk(b"IDAT", isal_zlib.compress(rows.data, 2))
