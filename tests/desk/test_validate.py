@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 import zipfile
 
 import numpy as np
@@ -459,3 +460,23 @@ def test_pictures_and_groups_in_two_splits_are_caught(tmp_path, clean):
     (root / "annotations" / "instances_val.json").unlink()
     (root / "annotations" / "stuff_val.json").write_text(json.dumps(clean))
     assert validate(root).counts == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "value"),
+    [
+        ("S9", ("images", 0, "height"), 2**31 - 1),
+        ("G4", MASK, [[0, 0, 96, 64] * 60_000]),
+        ("G6", MASK, [[0, 0, 96, 0, 96, 64]]),
+        ("G3", (*MASK, "counts"), [2**39] * 4),
+        ("G3", (*MASK, "counts"), "oooooooooooooooooooooooo0"),
+    ],
+)
+def test_what_would_fill_the_memory_is_refused_at_once(tmp_path, truth, clean, code, place, value):
+    content = copy.deepcopy(clean)
+    put(place, value)(content)
+    content["images"][1].update(height=2**17, width=2**17)
+    content["annotations"][4]["segmentation"] = [[0, 0, 2**17, 0, 2**17, 2**17, 0, 2**17]]
+    began = time.process_time()
+    assert code in codes(validate(write_set(tmp_path, content), truth=truth))
+    assert time.process_time() - began < 5

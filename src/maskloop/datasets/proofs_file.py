@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]  # Any: plain JSON values
 _KEYS = (b'"annotations"', b'"images"', b'"categories"', b'"segments_info"')
+_MOST_PIXELS = 2**34  # of an image: more is a mistake, or meant to fill the memory
 _FOREIGN = (b'"shapes"', b'"FeatureCollection"', b'"training"')
 
 
@@ -186,7 +187,7 @@ def _images(entries: Iterable[Entry], path: Path, findings: Findings) -> dict[in
         if words:
             findings.add("S8", f"expected a relative POSIX file name, got {words}", where)
         height, width = entry.get("height"), entry.get("width")
-        if not (_is_side(height) and _is_side(width)):
+        if not (_is_side(height) and _is_side(width)) or height * width > _MOST_PIXELS:
             words = f"expected height and width in pixels, got {shown([height, width])}"
             findings.add("S9", words, where)
         elif isinstance(name, str):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _BATCH = 1 << 20  # characters or numbers of run lengths decoded together
 _OUTSIDE = 1.0  # pixels by which a corner may leave the picture
+_LONGEST = 10_000_000  # pixels of a polygon's line: nobody draws more, and filling would not end
+_MOST_FILLED = 1 << 28  # pixels of a polygon's box that are filled to count them
 _ALPHABET = frozenset(range(48, 112))
 _NUMBERS = frozenset({int, float})
 _Packed = tuple["Entry", "Shot", bytes]
@@ -233,7 +235,10 @@ def _check_filled(
     findings: Findings,
 ) -> None:
     """Prove the area against the polygon's pixels where the area between its lines differs."""
-    found = filled(rings, shot)
+    corners = np.concatenate(rings)
+    found = None
+    if np.prod(np.ptp(corners, axis=0) + 1) <= _MOST_FILLED:
+        found = filled(rings, shot)
     pixels = 0 if found is None else int(found[1].sum())
     if not pixels and drawn < 0.5:
         findings.add("G5", "expected at least one pixel, got none", file.where(annotation))
@@ -257,6 +262,7 @@ def _area(ring: Points) -> float:
 def rings_of(segment: list[Any], shot: Shot) -> tuple[list[Points], str]:  # Any: JSON values
     """Return the corners of a polygon's rings, or in words what is wrong with them."""
     found: list[Points] = []
+    length = 0.0
     if all(is_number(n) for n in segment):
         return [], f"expected a list of rings, got one ring without its list: {shown(segment)}"
     for ring in segment:
@@ -272,7 +278,10 @@ def rings_of(segment: list[Any], shot: Shot) -> tuple[list[Points], str]:  # Any
         if not far <= _OUTSIDE:  # nor what is no number
             size = f"{shot.width} x {shot.height}"
             return [], f"expected corners inside {size}, got one {far:.1f} pixels outside"
+        length += float(np.abs(points - np.roll(points, 1, axis=0)).sum())
         found.append(points)
+    if length > _LONGEST:
+        return [], f"expected a line of at most {_LONGEST:,} pixels, got {length:,.0f}"
     return found, ""
 
 

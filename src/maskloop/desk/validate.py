@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from maskloop.datasets.proofs_truth import Piece, compare, pieces_of, united
 from maskloop.formats.base import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from maskloop.core.dataset import Sample
     from maskloop.datasets.base import DatasetFormat
@@ -281,8 +282,9 @@ def _compare_file(
             findings.add("T2", words, where, severity="warning")
             continue
         done.add(name)
-        found = _pieces(file, shot, by_image.get(shot.id, []))
-        _compare_item(truth, name, (shot.height, shot.width), found, where, findings, checked, job)
+        pieces = partial(_pieces, file, shot, by_image.get(shot.id, []))
+        shape = (shot.height, shot.width)
+        _compare_item(truth, name, shape, pieces, where, findings, checked, job)
     return done
 
 
@@ -310,12 +312,13 @@ def _compare_item(
     truth: Truth,
     name: str,
     shape: tuple[int, ...],
-    found: list[Piece],
+    pieces: Callable[[], list[Piece]],
     where: str,
     findings: Findings,
     checked: Counter[str],
     job: Job,
 ) -> None:
+    """Compare one item with the truth; its masks are decoded only if their size is the truth's."""
     try:
         wanted, meant, is_classes = truth.pieces(name, job)
     except Cancelled:
@@ -327,8 +330,7 @@ def _compare_item(
     if tuple(wanted) != tuple(shape):
         findings.add("T2", f"expected shape {wanted}, as the truth's, got {shape}", where)
         return
-    if is_classes:
-        found = united(found, where)
+    found = united(pieces(), where) if is_classes else pieces()
     checked["true objects"] += len(meant)
     compare(meant, found, findings)
 
@@ -368,7 +370,7 @@ def _check_dataset(
             return
         compared.add(name)
         shape = sample.masks[0].data.shape
-        pieces = pieces_of(sample)
+        pieces = partial(pieces_of, sample)
         _compare_item(truth, name, shape, pieces, sample.item.name, findings, checked, job)
 
     if dataset is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 120
 _IMAGES = 20  # whose pixels are compared
+_MOST_PIXELS = 1 << 27  # of an image whose masks are compared
 _EXACT = ("pycocotools", "faster-coco-eval")  # what they decode is what the format means
 Answer = dict[str, Any]  # Any: plain JSON values
 
@@ -57,7 +58,8 @@ def ask(
         file = parsed(path, Aside())
         if file is None or file.is_panoptic or not file.has_masks:
             continue
-        chosen = list(file.images)[:_IMAGES]
+        sizes = {n: shot.height * shot.width for n, shot in file.images.items()}
+        chosen = [n for n, size in sizes.items() if size <= _MOST_PIXELS][:_IMAGES]
         ours = {str(n): _prints(file, n) for n in chosen}
         for name in job.track(NAMES, f"ask others about {path.name}"):
             answer = _asked(name, file, chosen, python, timeout_s)
