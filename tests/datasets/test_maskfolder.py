@@ -16,7 +16,7 @@ from maskloop.core.errors import FormatError, InputError, MaskloopError
 from maskloop.core.job import Job
 from maskloop.datasets import maskfolder, maskfolder_profile
 from maskloop.datasets.base import Options, class_of, regions
-from maskloop.datasets.maskfolder_profile import Formula
+from maskloop.datasets.maskfolder_formula import Formula
 from maskloop.desk.datasets import open_dataset
 from tests.datasets.profile_sets import (
     CASES,
@@ -266,6 +266,15 @@ def test_damaged_files_are_told_in_words(tmp_path, build):
                 words.append(str(error))
             shutil.rmtree(root)
     assert [one for one in words if "; " not in one] == []
+
+
+def test_lists_may_hold_names_with_spaces_and_hidden_files_are_passed_over(tmp_path):
+    voc(tmp_path)
+    shutil.copy(tmp_path / "SegmentationClass/2007_01.png", tmp_path / "SegmentationClass/a b.PNG")
+    (tmp_path / "SegmentationClass/._2007_01.png").write_bytes(b"a Mac was here")
+    text(tmp_path / "ImageSets/Segmentation/train.txt", "a b\n")
+    found = open_dataset(tmp_path)
+    assert {item.name: item.split for item in found.items} == {"2007_01": "val", "a b": "train"}
 
 
 def test_two_thousand_items_are_listed_unread(tmp_path, monkeypatch):

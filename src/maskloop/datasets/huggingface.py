@@ -27,7 +27,8 @@ from maskloop.datasets.base import (
     place_image,
     safe_name,
 )
-from maskloop.datasets.maskfolder_profile import Formula, NamesFile, Variant
+from maskloop.datasets.maskfolder_formula import Formula
+from maskloop.datasets.maskfolder_profile import NamesFile, Variant
 from maskloop.formats.base import first_bytes, reading
 
 if TYPE_CHECKING:

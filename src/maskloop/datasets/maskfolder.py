@@ -135,7 +135,7 @@ def _listed_splits(path: Path, variant: Variant) -> dict[str, str]:
         with reading(listed):
             lines = listed.read_bytes().decode("utf-8", "replace").splitlines()
         for line in lines:
-            for token in line.split()[:1]:
+            for token in {line.strip(), *line.split()[:1]} - {""}:
                 plain = token.replace("\\", "/").strip("/")
                 stem = re.sub(r"\.(png|jpe?g|tiff?|bmp|mat)$", "", plain, flags=re.IGNORECASE)
                 found.setdefault(stem, split)

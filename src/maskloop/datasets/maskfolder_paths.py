@@ -65,7 +65,7 @@ class Template:
         for folder, inner, files in os.walk(top):
             inner.sort()
             below = Path(folder).relative_to(top).as_posix()
-            for file in sorted(files):
+            for file in sorted(_seen(files)):
                 fits = pattern.fullmatch(file if below == "." else f"{below}/{file}")
                 if fits:
                     yield fits.groupdict(), Path(folder) / file
@@ -85,7 +85,7 @@ def _matched(
     pattern = re.compile(_pattern(part, set(words), words))
     try:
         with os.scandir(folder) as entries:
-            inside = sorted((e.name, e.is_dir()) for e in entries)
+            inside = sorted((e.name, e.is_dir()) for e in entries if _seen([e.name]))
     except OSError:
         return
     for name, is_folder in inside:
@@ -98,6 +98,11 @@ def _matched(
                 yield from _matched(folder / name, rest, more)
             else:
                 yield more, folder / name
+
+
+def _seen(names: list[str]) -> list[str]:
+    """Return the names that are not hidden: macOS leaves ``._NAME`` beside files."""
+    return [name for name in names if not name.startswith(".")]
 
 
 def _pattern(part: str, seen: set[str], fixed: Mapping[str, str] | None = None) -> str:
@@ -117,8 +122,9 @@ def _pattern(part: str, seen: set[str], fixed: Mapping[str, str] | None = None) 
             met.add(word)
             kind = ".+" if word == "path" else "[^/]+?"
             out += f"(?P<{word}>{kind})"
-    out += re.escape(body[at:])
-    return f"(?i:{out}{_PICTURE})" if ends_in_any else out
+    end, dot, suffix = body[at:].rpartition(".")
+    out += re.escape(end) + (f"(?i:{re.escape(dot + suffix)})" if dot else re.escape(suffix))
+    return f"{out}(?i:{_PICTURE})" if ends_in_any else out
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from maskloop.core.job import Job
-    from maskloop.datasets.maskfolder_profile import Values, Variant
+    from maskloop.datasets.maskfolder_formula import Values
+    from maskloop.datasets.maskfolder_profile import Variant
 
 JPEG = (".jpg", ".jpeg")
 _LARGEST = 2**40
@@ -42,7 +43,7 @@ class Distinct:
     """
 
     channels: Mapping[str, Values]
-    place: npt.NDArray[np.intp]
+    place: npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,19 +171,20 @@ def distinct(image: Image, path: Path) -> Distinct:
     return Distinct(channels, place)
 
 
-def _found(data: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+def _found(data: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the index of each entry among the sorted values, and the values; few, in long runs."""
     flat = np.ascontiguousarray(data).reshape(-1)
     if data.dtype == bool:
         flat = flat.view(np.uint8)
     if flat.dtype.kind == "u" and flat.dtype.itemsize <= 2:
         values = np.flatnonzero(np.bincount(flat))
-        table = np.zeros(int(values[-1]) + 1, np.intp)
+        table = np.zeros(int(values[-1]) + 1, smallest_unsigned(len(values)))
         table[values] = np.arange(len(values))
         return table[flat].reshape(data.shape), values
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     values, place = np.unique(flat[starts], return_inverse=True)
     lengths = np.diff(starts, append=flat.size)
+    place = place.astype(smallest_unsigned(len(values)))
     return np.repeat(place, lengths).reshape(data.shape), values
 
 
