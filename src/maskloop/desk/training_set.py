@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskloop.core.dataset import Dataset
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import LabelTable
-from maskloop.training.cases import Drawn, TrainingCase, find_pairs
+from maskloop.core.mask import Mask
+from maskloop.training.cases import Drawn, TrainingCase, find_pairs, fingerprint, read_cases, sided
 
 if TYPE_CHECKING:
-    from maskloop.core.dataset import Dataset, Item
+    from collections.abc import Sequence
+
+    from maskloop.core.dataset import Item
     from maskloop.core.job import Job
+    from maskloop.training.cases import Pair, Triple
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +38,99 @@ class DrawnItem:
         sample = self.dataset.read(self.item, job)
         mask, lost = sample.settled()
         return Drawn(mask, sample.reviewed, lost)
+
+
+def given_cases(
+    cases: Dataset | Path | str | Sequence[Dataset | Pair | Triple | Path | str],
+    *,
+    only: str | None = None,
+    format: str | None = None,
+    profile: Path | None = None,
+    job: Job,
+) -> list[TrainingCase]:
+    """Return training cases of pairs and of datasets, those that a dataset's own split leaves.
+
+    Parameters
+    ----------
+    cases, only, format, profile
+        As for `maskloop.train`.
+    job : Job
+        Told what is left out.
+
+    Raises
+    ------
+    InputError
+        If a form is not understood, no case is found, or a status is asked of pairs.
+    """
+    from maskloop.desk.datasets import chosen
+
+    given = [cases] if isinstance(cases, (str, Path, Dataset)) else list(cases)
+    plain: list[Pair | Triple | Path | str] = []
+    found: list[TrainingCase] = []
+    for one in given:
+        dataset: Dataset | None = None
+        if isinstance(one, Dataset):
+            dataset = one
+        elif isinstance(one, (str, Path)):
+            dataset = dataset_at(one, format=format, profile=profile, job=job)
+        if dataset is not None:
+            listed = training_cases(chosen(dataset, status=only, job=job), job)
+            left = sided(listed)
+            if len(left) < len(listed):
+                job.say(
+                    f"{dataset.name}: {len(listed) - len(left):,} of {len(listed):,} items are "
+                    "neither trained on nor scored: they are of another split"
+                )
+            found += left
+        elif not isinstance(one, Dataset):
+            plain.append(one)
+    if plain and only is not None:
+        msg = f"expected datasets beside only={only!r}, got pairs, which have no status; leave it"
+        raise InputError(f"{msg} out")
+    if plain or not found:
+        found = [*read_cases(plain), *found]
+    if any(case.split for case in found):  # what has no split of its own is there to be learnt
+        found = [replace(case, split=case.split or "train") for case in found]
+    return found
+
+
+def reviewed_cases(
+    cases: Sequence[TrainingCase], job: Job
+) -> tuple[list[TrainingCase], list[tuple[str, str]]]:
+    """Return the cases of which anything was reviewed, and fingerprints of masks and reviews.
+
+    Raises
+    ------
+    InputError
+        If nothing was reviewed in any.
+    """
+    kept, prints = [], []
+    lost = 0
+    for case in job.track(cases, "read masks"):
+        if isinstance(case.mask, (Mask, Path)):
+            kept.append(case)
+            prints.append((fingerprint(case.mask), fingerprint(case.reviewed)))
+            continue
+        drawn = case.mask.read(job)
+        if drawn.reviewed is not None and not drawn.reviewed.any():
+            continue
+        lost += drawn.lost
+        kept.append(case)
+        prints.append((fingerprint(drawn.mask), fingerprint(drawn.reviewed)))
+    if not kept:
+        msg = (
+            f"expected reviewed voxels in some of {len(cases):,} cases, got none; mark a case done "
+            "or review a part of one"
+        )
+        raise InputError(msg)
+    if len(kept) < len(cases):
+        job.say(f"{len(cases) - len(kept):,} cases in which nothing was reviewed are left out")
+    if lost:
+        job.say(
+            f"objects overlap in {lost:,} voxels: each is learnt as the better scored object's, "
+            "or the smaller one's"
+        )
+    return kept, prints
 
 
 def training_cases(dataset: Dataset, job: Job) -> list[TrainingCase]:

@@ -204,9 +204,11 @@ def train(
     Cancelled
         If the job was cancelled; the run is kept to be gone on with.
     """
+    from maskloop.desk.training_set import given_cases
+
     job = job or Job()
     began = time.perf_counter()
-    found = _given(cases, only, format, profile, job)
+    found = given_cases(cases, only=only, format=format, profile=profile, job=job)
     plan = _plan(found, base, name, steps, seed, device, patients, recipe, start, job)
     finished = _finished(plan, overwrite)
     if finished is not None:
@@ -232,49 +234,6 @@ def train(
     _write_report(report)
     run.remove()
     return report
-
-
-def _given(
-    cases: Dataset | Path | str | Sequence[Dataset | Pair | Triple | Path | str],
-    only: str | None,
-    format: str | None,
-    profile: Path | None,
-    job: Job,
-) -> list[TrainingCase]:
-    """Return training cases of pairs and of datasets, those that a dataset's own split leaves."""
-    from maskloop.core.dataset import Dataset
-    from maskloop.desk.datasets import chosen
-    from maskloop.desk.training_set import dataset_at, training_cases
-    from maskloop.training.cases import read_cases, sided
-
-    given = [cases] if isinstance(cases, (str, Path, Dataset)) else list(cases)
-    plain: list[Pair | Triple | Path | str] = []
-    found: list[TrainingCase] = []
-    for one in given:
-        dataset: Dataset | None = None
-        if isinstance(one, Dataset):
-            dataset = one
-        elif isinstance(one, (str, Path)):
-            dataset = dataset_at(one, format=format, profile=profile, job=job)
-        if dataset is not None:
-            listed = training_cases(chosen(dataset, status=only, job=job), job)
-            left = sided(listed)
-            if len(left) < len(listed):
-                job.say(
-                    f"{dataset.name}: {len(listed) - len(left):,} of {len(listed):,} items are "
-                    "neither trained on nor scored: they are of another split"
-                )
-            found += left
-        elif not isinstance(one, Dataset):
-            plain.append(one)
-    if plain and only is not None:
-        msg = f"expected datasets beside only={only!r}, got pairs, which have no status; leave it"
-        raise InputError(f"{msg} out")
-    if plain or not found:
-        found = [*read_cases(plain), *found]
-    if any(case.split for case in found):  # what has no split of its own is there to be learnt
-        found = [dataclasses.replace(case, split=case.split or "train") for case in found]
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +285,7 @@ def _plan(
     start_name: str,
     job: Job,
 ) -> _Plan:
+    from maskloop.desk.training_set import reviewed_cases
     from maskloop.models import FAMILIES
     from maskloop.ops.device import choose
     from maskloop.training.cases import fingerprint
@@ -342,7 +302,7 @@ def _plan(
             f"which cannot yet; choose another base"
         )
         raise InputError(msg)
-    cases, drawn = _usable(cases, job)
+    cases, drawn = reviewed_cases(cases, job)
     prints = tuple(fingerprint(case.image) for case in job.track(cases, "read"))
     split = _split(cases, prints, seed, patients, card, job)
     recipe, batch = _recipe(card, family, is_trained, steps, seed, recipe_name)
@@ -409,41 +369,6 @@ def _split(
         trained=_line(card, "trained"),
         held=_line(card, "held_out"),
     )
-
-
-def _usable(
-    cases: Sequence[TrainingCase], job: Job
-) -> tuple[list[TrainingCase], list[tuple[str, str]]]:
-    """Return the cases of which anything was reviewed, and fingerprints of masks and reviews."""
-    from maskloop.training.cases import fingerprint
-
-    kept, prints = [], []
-    lost = 0
-    for case in job.track(cases, "read masks"):
-        if isinstance(case.mask, (Mask, Path)):
-            kept.append(case)
-            prints.append((fingerprint(case.mask), fingerprint(case.reviewed)))
-            continue
-        drawn = case.mask.read(job)
-        if drawn.reviewed is not None and not drawn.reviewed.any():
-            continue
-        lost += drawn.lost
-        kept.append(case)
-        prints.append((fingerprint(drawn.mask), fingerprint(drawn.reviewed)))
-    if not kept:
-        msg = (
-            f"expected reviewed voxels in some of {len(cases):,} cases, got none; mark a case done "
-            "or review a part of one"
-        )
-        raise InputError(msg)
-    if len(kept) < len(cases):
-        job.say(f"{len(cases) - len(kept):,} cases in which nothing was reviewed are left out")
-    if lost:
-        job.say(
-            f"objects overlap in {lost:,} voxels: each is learnt as the better scored object's, "
-            "or the smaller one's"
-        )
-    return kept, prints
 
 
 def _line(card: ModelCard, which: str) -> Sequence[str]:
