@@ -18,9 +18,13 @@ from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.datasets.base import Options, difference
 from maskloop.desk.datasets import convert_dataset, open_dataset, plan
+from maskloop.formats.dicom_head import DicomHeader
+from tests.formats.ct_series import write_series
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from maskloop.core.job import Job
 
 SHAPE, DEPTH = (40, 48), 5
 SCHEME = LabelTable(
@@ -38,18 +42,18 @@ def row(number: int, name: str) -> Label:
     return Label(number, f"{name} {number}", category=name, is_thing=True)
 
 
-def flat_masks(kind: str, shape: tuple[int, ...]) -> tuple[Mask, ...]:
+def flat_masks(kind: str, grid: Geometry) -> tuple[Mask, ...]:
     """Return masks with holes, parts, single pixels and corners that touch."""
+    shape = grid.shape
     ids = np.zeros(shape, np.uint8)
     ids[..., 2:12, 3:15] = 1
     ids[..., 5:8, 6:9] = 0  # a hole
     ids[..., 6, 7] = 3  # an island in the hole
     ids[..., 20:30, 5:9] = 3
     ids[..., 33:36, 30:40] = 3  # a second part
-    ids[..., 15, 40] = 7
-    ids[..., 16, 41] = 7  # touches by a corner only
+    ids[..., 15, 28] = 7
+    ids[..., 16, 29] = 7  # touches by a corner only
     ids[..., -1, -1] = 7
-    grid = grid_of(shape)
     if kind == "none":
         return (Mask(np.zeros(shape, np.uint8), grid, SCHEME),)
     if kind == "classes":
@@ -73,13 +77,18 @@ def grid_of(shape: tuple[int, ...]) -> Geometry:
     return Geometry(shape, affine)
 
 
-def made(folder: Path, kind: str, dims: int) -> Dataset:
+def made(folder: Path, kind: str, dims: int, *, as_series: bool = False) -> Dataset:
     """Return a dataset of two items, with their pixels on disk."""
     shape = SHAPE if dims == 2 else (DEPTH, *SHAPE)
     folder.mkdir(parents=True, exist_ok=True)
     samples: dict[str, Sample] = {}
     for number, what in enumerate((kind, "none")):
-        masks = flat_masks(what, shape)
+        if as_series:
+            series = write_series(folder / f"series{number}")
+            item = Item(f"case.{number}", series.source, series.geometry.shape, group=f"p{number}")
+            samples[item.name] = Sample(item, flat_masks(what, series.geometry))
+            continue
+        masks = flat_masks(what, grid_of(shape))
         pixels = np.arange(np.prod(shape)).reshape(shape) % 251
         if dims == 2:
             path = folder / f"picture.{number}.png"
@@ -94,6 +103,17 @@ def made(folder: Path, kind: str, dims: int) -> Dataset:
     items = tuple(sample.item for sample in samples.values())
     holding = {"overlaps": "objects", "none": "objects"}.get(kind, kind)
     return Dataset("made", "made", folder, SCHEME, items, lambda i, job: samples[i.name], holding)
+
+
+def on_series(dataset: Dataset) -> Dataset:
+    """Return the dataset as drawn on DICOM series, without which no segmentation can be placed."""
+    header = DicomHeader((), study="2.25.1", series="2.25.2", frame_of_reference="2.25.3")
+
+    def read(item: Item, job: Job) -> Sample:
+        sample = dataset.read(item, job)
+        return replace(sample, masks=tuple(replace(m, header=header) for m in sample.masks))
+
+    return replace(dataset, reader=read)
 
 
 def affine_xyz(affine: np.ndarray) -> np.ndarray:
@@ -114,7 +134,8 @@ def cases() -> list[tuple[str, str, int]]:
 def held(request, tmp_path):
     """Return the dataset, or skip where the format says that it cannot hold such a one."""
     name, kind, dims = request.param
-    dataset = made(tmp_path / "in", kind, dims)
+    # A segmentation in DICOM is drawn on a series.
+    dataset = made(tmp_path / "in", kind, dims, as_series=name == "dicomseg")
     chosen = datasets.get(name)
     refused = []
     for item in dataset.items:
