@@ -18,13 +18,10 @@ from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.datasets.base import Options, difference
 from maskloop.desk.datasets import convert_dataset, open_dataset, plan
-from maskloop.formats.dicom_head import DicomHeader
 from tests.formats.ct_series import write_series
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from maskloop.core.job import Job
 
 SHAPE, DEPTH = (40, 48), 5
 SCHEME = LabelTable(
@@ -103,17 +100,6 @@ def made(folder: Path, kind: str, dims: int, *, as_series: bool = False) -> Data
     items = tuple(sample.item for sample in samples.values())
     holding = {"overlaps": "objects", "none": "objects"}.get(kind, kind)
     return Dataset("made", "made", folder, SCHEME, items, lambda i, job: samples[i.name], holding)
-
-
-def on_series(dataset: Dataset) -> Dataset:
-    """Return the dataset as drawn on DICOM series, without which no segmentation can be placed."""
-    header = DicomHeader((), study="2.25.1", series="2.25.2", frame_of_reference="2.25.3")
-
-    def read(item: Item, job: Job) -> Sample:
-        sample = dataset.read(item, job)
-        return replace(sample, masks=tuple(replace(m, header=header) for m in sample.masks))
-
-    return replace(dataset, reader=read)
 
 
 def affine_xyz(affine: np.ndarray) -> np.ndarray:
