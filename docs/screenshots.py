@@ -295,19 +295,23 @@ def families(viewer: Any, panel: Any, folder: Path) -> None:
 def _cells(panel: Any, folder: Path) -> Any:
     """Write drawn pictures of nuclei as a COCO dataset, list it, open one; return the session."""
     from PIL import Image as Picture
+    from scipy import ndimage
 
     from maskloop.core.dataset import Dataset, Item, Sample
     from maskloop.core.labels import LabelTable
     from maskloop.desk.datasets import convert_dataset
     from maskloop.ops.phantom import nuclei_picture
 
-    (folder / "pictures").mkdir()
+    (folder / "pictures").mkdir(parents=True)
     samples = {}
     for number in range(16):
         image, mask = nuclei_picture(100 + number)
         path = folder / "pictures" / f"slide{number // 4 + 1}_field{number % 4 + 1}.png"
         Picture.fromarray(image.data).save(path)
         item = Item(path.stem, path, group=path.stem.split("_")[0])
+        for box in ndimage.find_objects(mask.data)[::5]:  # holes, which not every format holds
+            middle = tuple((part.start + part.stop) // 2 for part in box)
+            mask.data[middle[0] - 1 : middle[0] + 2, middle[1] - 1 : middle[1] + 2] = 0
         samples[item.name] = Sample(item, (mask,))
     items = tuple(sample.item for sample in samples.values())
     table = LabelTable.classes([next(iter(samples.values())).labels[1].category or "nucleus"])
@@ -330,7 +334,7 @@ def _cells(panel: Any, folder: Path) -> Any:
 
 def dataset(viewer: Any, panel: Any, folder: Path) -> None:
     """Draw a dataset as a list: what is done and flagged, whose it is, the image that is open."""
-    session = _cells(panel, folder)
+    session = _cells(panel, folder / "listed")
     session.worklist.author = "bo"
     panel.host.labels.layer.opacity = 0.5
     only(panel, panel.dataset)
@@ -342,7 +346,7 @@ def dataset(viewer: Any, panel: Any, folder: Path) -> None:
 
 def losses(viewer: Any, panel: Any, folder: Path) -> None:
     """Draw what a format cannot hold of a dataset, before anything is written."""
-    _cells(panel, folder)
+    _cells(panel, folder / "lost")
     panel.host.labels.layer.opacity = 0.5
     only(panel, panel.export)
     box = panel.convert

@@ -23,6 +23,7 @@ from maskloop.core.job import Job
 from maskloop.gui.choices import slim
 from maskloop.gui.dataset_session import Session
 from maskloop.gui.host import Host, setting
+from maskloop.gui.runner import Run
 from maskloop.gui.section import beside, tipped, words
 from maskloop.gui.tips import TIPS
 
@@ -92,6 +93,8 @@ class ConvertBox(QWidget):
         self.write.clicked.connect(self.start)
         self.cancel.clicked.connect(self.give_up)
         session.moved.connect(self._dataset_changed)
+        session.listed.connect(self._forget)
+        host.editors.stepped.connect(lambda *_: self._forget())
         host.busy.connect(lambda _: self._check())
         self._dataset_changed()
 
@@ -146,7 +149,8 @@ class ConvertBox(QWidget):
             return plan(whole, row["name"], options=options, skip_refused=True, job=job)
 
         def begin() -> None:
-            self._host.start(work, f"Looking what {row['title']} can hold", self._planned_is)
+            title = f"Looking what {row['title']} can hold"
+            self._come_back_after(self._host.start(work, title, self._planned_is))
 
         session.set_aside(begin)
 
@@ -160,13 +164,21 @@ class ConvertBox(QWidget):
         def work(job: Job) -> Any:  # Any: a DatasetReceipt
             return planned.write(out, job=job)
 
-        self._host.start(work, f"Writing {out.name}", self._written)
+        def begin() -> None:
+            run = self._host.start(work, f"Writing {out.name}", self._written)
+            self._come_back_after(run)
+
+        self._session.set_aside(begin)
 
     def give_up(self) -> None:
         """Write nothing."""
         self._forget()
-        self._session.bring_back()
         self._host.say("Nothing was written.")
+
+    def _come_back_after(self, run: Run | None) -> None:
+        """Show the image again when a task has ended, however it did."""
+        if run is not None:
+            run.ended.connect(lambda: QTimer.singleShot(0, self._session.bring_back))
 
     def _planned_is(self, planned: Any) -> None:  # Any: a Conversion
         self._planned = planned
@@ -196,10 +208,9 @@ class ConvertBox(QWidget):
         self.receipt.show()
         where = f"{receipt.path}: {receipt.verdict}"
         self._host.say(f"{where}, every mask read back and compared.", "good")
-        # Only when the task has ended may an image be opened again.
-        QTimer.singleShot(0, self._session.bring_back)
 
     def _forget(self) -> None:
+        """Forget what was planned: something else is wanted, or drawn, by now."""
         self._planned = None
         self._show_losses()
 
