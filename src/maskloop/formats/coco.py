@@ -204,7 +204,7 @@ def parse(path: Path) -> _Entry:
     import orjson
 
     with reading(path):
-        raw = path.read_bytes()
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         content = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -285,6 +285,8 @@ def covered(runs: Iterable[Runs]) -> int:
     every = [r for r in runs if r.size]
     if not every:
         return 0
+    if len(every) == 1:  # runs of one set never overlap
+        return int((every[0][:, 1] - every[0][:, 0]).sum())
     joined = np.concatenate(every)
     joined = joined[np.argsort(joined[:, 0], kind="stable")]
     reach = np.maximum.accumulate(joined[:, 1])
