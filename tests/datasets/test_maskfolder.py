@@ -223,7 +223,8 @@ def test_voc_without_object_files_holds_classes(tmp_path):
         ),
         ('masks = "m/{name}.png"\nimages = ["i/{city}.png"]', "{city}"),
         ("masks = [", "TOML"),
-        ('masks = "m/{name}.png"\nclasses_of = "../../x"', "'classes_of'"),
+        ('masks = "m/{name}.png"\nclasses_of = "../../x"', "name of a profile"),
+        ('masks = "m/{name}.png"\nclasses = [{value = 99999999999, name = "a"}]', "larger"),
     ],
 )
 def test_a_wrong_profile_is_told_in_words(tmp_path, words, says):
@@ -275,6 +276,14 @@ def test_lists_may_hold_names_with_spaces_and_hidden_files_are_passed_over(tmp_p
     text(tmp_path / "ImageSets/Segmentation/train.txt", "a b\n")
     found = open_dataset(tmp_path)
     assert {item.name: item.split for item in found.items} == {"2007_01": "val", "a b": "train"}
+
+
+def test_masks_without_a_picture_are_told(tmp_path):
+    voc(tmp_path)
+    (tmp_path / "JPEGImages/2007_01.jpg").unlink()
+    assert open_dataset(tmp_path).notices == (
+        "1 of 1 masks have no picture in JPEGImages/{path}.*",
+    )
 
 
 def test_two_thousand_items_are_listed_unread(tmp_path, monkeypatch):

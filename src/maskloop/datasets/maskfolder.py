@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 
 
-def opened(profile: Profile, path: Path) -> Dataset:
+def opened(profile: Profile, path: Path, job: Job) -> Dataset:
     """List the items of a folder; reads no mask, but the files that name classes and splits."""
     variant, files = _first_variant(profile, path)
     masks = [file for one in files for file in one.masks]
@@ -41,7 +41,7 @@ def opened(profile: Profile, path: Path) -> Dataset:
     taken = {id(one): _split(one, variant) for one in files}
     named = _item_names(files, variant, taken)
     lists = _listed_splits(path, variant)
-    known, items = dict(_known_objects(path, variant, files)), []
+    known, items = dict(_known_objects(path, variant, files, job)), []
     for one, name in zip(files, named, strict=True):
         found = known.get(name_of(one))
         items.append(
@@ -71,7 +71,7 @@ def opened(profile: Profile, path: Path) -> Dataset:
         tuple(items),
         reader,
         kind,
-        notices=_notices(masks),
+        notices=_notices(files, masks, variant),
     )
 
 
@@ -144,28 +144,34 @@ def _listed_splits(path: Path, variant: Variant) -> dict[str, str]:
 
 
 def _known_objects(
-    path: Path, variant: Variant, files: list[Files]
+    path: Path, variant: Variant, files: list[Files], job: Job
 ) -> dict[str, list[tuple[int, str]]]:
     """Return class value and name of every object, where a file beside each mask tells them."""
     if not variant.beside:
         return {}
     template = Template(variant.beside)
     found = {}
-    for one in files:
+    for one in job.track(files, "names"):
         beside = inside(path, template.filled(one.words))
         if beside.is_file():
             found[name_of(one)] = names.objects_of(beside)
     return found
 
 
-def _notices(masks: list[Path]) -> tuple[str, ...]:
+def _notices(files: list[Files], masks: list[Path], variant: Variant) -> tuple[str, ...]:
+    """Return what a person should know: blurred masks, and masks without a picture."""
+    said = []
     blurred = sum(mask.suffix.lower() in values.JPEG for mask in masks)
-    if not blurred:
-        return ()
-    return (
-        f"WARNING: {blurred:,} of {len(masks):,} masks are JPEGs: their edges are blurred, and "
-        "every pixel was put to the nearest class; look at the edges before you train or score",
-    )
+    if blurred:
+        said.append(
+            f"WARNING: {blurred:,} of {len(masks):,} masks are JPEGs: their edges are blurred, and "
+            "every pixel is put to the nearest class; look at the edges before you train or score"
+        )
+    alone = sum(one.image is None for one in files)
+    if alone:
+        where = " or ".join(variant.images) or "no place that the profile names"
+        said.append(f"{alone:,} of {len(files):,} masks have no picture in {where}")
+    return tuple(said)
 
 
 class _Reader:
@@ -299,7 +305,7 @@ def format_for(name: str) -> DatasetFormat:
     profile = profiles.shipped(name)
 
     def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
-        return opened(profile, path)
+        return opened(profile, path, job)
 
     return DatasetFormat(
         name=name,
@@ -328,7 +334,7 @@ def _open_own(path: Path, *, options: Options, job: Job) -> Dataset:
             f"--profile FILE or put it there as {PROFILE} (docs/how-to/own-masks.md)"
         )
         raise InputError(msg)
-    return opened(profiles.load(chosen), path)
+    return opened(profiles.load(chosen), path, job)
 
 
 PROFILE = "maskloop-profile.toml"

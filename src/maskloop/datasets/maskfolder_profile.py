@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from maskloop.core.dataset import Holding
-from maskloop.core.errors import FormatError, InputError
+from maskloop.core.errors import FormatError, InputError, UnknownNameError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.datasets.maskfolder_formula import Formula
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LARGEST = 2**31
 _VALUE = Formula("V")
 FOLDER = Path(__file__).with_name("profiles")
 
@@ -182,8 +183,9 @@ def parsed(found: Mapping[str, Any], name: str) -> Profile:  # Any: what TOML ho
     own = {key: given.pop(key) for key in _OWN if key in given}
     like = own.get("classes_of", "")
     if like and "classes" not in given:
-        if not re.fullmatch(r"[a-z0-9-]+", str(like)):
-            raise _odd(name, "classes_of", like)
+        known = sorted(path.stem for path in FOLDER.glob("*.toml"))
+        if like not in known:
+            raise UnknownNameError.of("profile", str(like), known)
         with (FOLDER / f"{like}.toml").open("rb") as stream:
             given["classes"] = tomllib.load(stream)["classes"]
     several = own.get("variant", [{}])
@@ -286,6 +288,9 @@ def rows(name: str, listed: object, shift: int) -> tuple[tuple[int, Label], ...]
         )
         raise FormatError(msg) from error
     ids = [row.id for _, row in made]
+    if any(not -_LARGEST <= n <= _LARGEST for value, row in made for n in (value, row.id)):
+        msg = f"expected values and ids below {_LARGEST:,} in the profile {name}, got a larger one"
+        raise FormatError(f"{msg}; renumber the classes")
     if len(set(ids)) < len(ids) or len({value for value, _ in made}) < len(made):
         msg = f"expected each value and id once in the profile {name}, got some twice; renumber"
         raise FormatError(msg)
