@@ -92,6 +92,14 @@ def test_names_come_from_the_table_beside_the_folders(tmp_path):
     assert [r.name for r in found.read(found.items[0]).labels.values()] == ["tumour"]
 
 
+def test_masks_without_images_are_known_again(tmp_path):
+    made = volumes.dataset_of(tmp_path, volumes.sample(tmp_path))
+    convert_dataset(made, tmp_path / "out", "pairs", options=Options(images="none"))
+    found = open_dataset(tmp_path / "out")
+    assert (found.format, found.items[0].image) == ("pairs", None)
+    assert found.read(found.items[0]).masks[0].data.any()
+
+
 def test_what_was_reviewed_is_always_written_and_drafts_only_if_asked(tmp_path):
     plain = volumes.sample(tmp_path)
     seen = np.zeros(volumes.SHAPE, bool)

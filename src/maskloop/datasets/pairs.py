@@ -39,7 +39,14 @@ from maskloop.datasets.files import (
     write_picture,
 )
 from maskloop.datasets.tables import scheme_of, unique
-from maskloop.formats.base import read_sidecar, reading, sidecar_of, table_bytes, table_from
+from maskloop.formats.base import (
+    first_bytes,
+    read_sidecar,
+    reading,
+    sidecar_of,
+    table_bytes,
+    table_from,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,6 +80,8 @@ def sniff(path: Path) -> bool:
     """Whether a folder holds images and masks that pair by name."""
     if not path.is_dir():
         return False
+    if (path / "masks").is_dir() and b'"maskloop"' in first_bytes(path / _TABLE, 64):
+        return True  # ours, perhaps without images
     folder = _mask_folder(path)
     if folder is not None:
         names = {_stem(entry.name) for entry in _entries(folder) if _is(entry.name, MASKS)}
