@@ -16,7 +16,7 @@ from maskloop.core.image import Image
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.desk.datasets import convert_dataset
+from maskloop.desk.datasets import Options, convert_dataset, open_dataset
 from maskloop.loop.train import train
 from maskloop.models.cards import find_card, save_card
 from maskloop.models.unet import FAMILY
@@ -222,6 +222,47 @@ def test_items_without_pictures_are_told(tiny: str, tmp_path: Path):
     none = tuple(replace(i, image=None) for i in given.items)
     with pytest.raises(InputError, match="4 without a picture"):
         train(replace(given, items=none), tiny, "none")
+
+
+def test_volumes_that_are_slices_on_disk_are_learnt(home: Path, tmp_path: Path):
+    from maskloop.models.base import write_state
+    from maskloop.models.unet import FAMILY as UNET
+
+    shape = (8, 20, 22)
+    grid = Geometry.regular(shape, (3.0, 3.0, 3.0))
+    (tmp_path / "in").mkdir()
+    items = []
+    for number in range(3):
+        path = tmp_path / "in" / f"ct{number}.nii.gz"
+        values = np.random.default_rng(number).normal(0, 50, shape).astype(np.int16)
+        export_volume(values, grid, path)
+        items.append(Item(f"ct{number}", path, shape=shape, group=f"p{number}"))
+
+    def read(item: Item, job: Job) -> Sample:
+        ids = np.zeros(shape, np.uint8)
+        ids[2:6, 5:15, 6:16] = 1
+        return Sample(item, (Mask(ids, grid, LabelTable.classes(["liver"])),))
+
+    scheme = LabelTable.classes(["liver"])
+    given = Dataset("cts", "made", tmp_path / "in", scheme, tuple(items), read)
+    convert_dataset(given, tmp_path / "set", "coco-volume", options=Options(empty="all"))
+    assert all(item.image is None for item in open_dataset(tmp_path / "set").items)
+    card = UNET.card("residual3d", scheme)
+    told = {**card.parameters, "width": 2, "patch": [8, 16, 16], "tile": [8, 24, 24]}
+    card = replace(card, name="small", spacing=None, parameters=told)
+    path = tmp_path / "small.safetensors"
+    write_state(UNET.build(card), path)
+    save_card(card, {"small.safetensors": path})
+    report = train(tmp_path / "set", "small", "sliced", steps=1)
+    assert len(report.trained_on + report.held_out) == 3
+    assert report.new["liver"] >= 0
+
+
+def export_volume(values: np.ndarray, grid: Geometry, path: Path) -> None:
+    """Write a volume of axes (z, y, x) as NIfTI, whose axes are the other way round."""
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(values.T, grid.affine[:, [2, 1, 0, 3]]), path)
 
 
 def test_sides_of_datasets_words():

@@ -10,12 +10,14 @@ from maskloop.core.dataset import Dataset
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
+from maskloop.datasets.base import read_image
 from maskloop.training.cases import Drawn, TrainingCase, find_pairs, fingerprint, read_cases, sided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maskloop.core.dataset import Item
+    from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.training.cases import Pair, Triple
 
@@ -38,6 +40,10 @@ class DrawnItem:
         sample = self.dataset.read(self.item, job)
         mask, lost = sample.settled()
         return Drawn(mask, sample.reviewed, lost)
+
+    def read_image(self, job: Job) -> Image:
+        """Return the pixels."""
+        return read_image(self.item, job)
 
 
 def given_cases(
@@ -150,9 +156,9 @@ def training_cases(dataset: Dataset, job: Job) -> list[TrainingCase]:
             split=item.split,
         )
         for item in dataset.items
-        if item.image is not None and item.has_mask
+        if item.has_mask and _has_pixels(item)
     ]
-    without = sum(item.image is None for item in dataset.items)
+    without = sum(not _has_pixels(item) for item in dataset.items)
     if not found:
         msg = (
             f"expected items with a picture and a mask in {dataset.name}, got none of "
@@ -163,6 +169,10 @@ def training_cases(dataset: Dataset, job: Job) -> list[TrainingCase]:
     if without:
         job.say(f"{dataset.name}: {without:,} items have no picture at hand and are left out")
     return found
+
+
+def _has_pixels(item: Item) -> bool:
+    return item.image is not None or hasattr(item.ref, "read_image")
 
 
 def dataset_at(

@@ -303,7 +303,10 @@ def _plan(
         )
         raise InputError(msg)
     cases, drawn = reviewed_cases(cases, job)
-    prints = tuple(fingerprint(case.image) for case in job.track(cases, "read"))
+    prints = tuple(
+        fingerprint(_image_of(case, job) if case.image is None else case.image)
+        for case in job.track(cases, "read")
+    )
     split = _split(cases, prints, seed, patients, card, job)
     recipe, batch = _recipe(card, family, is_trained, steps, seed, recipe_name)
     card = dataclasses.replace(card, parameters=_told(card, recipe_name))
@@ -520,6 +523,17 @@ def _rows_of(case: TrainingCase, as_classes: bool, job: Job) -> LabelTable:
     return case.mask.labels
 
 
+def _image_of(case: TrainingCase, job: Job) -> Image:
+    if isinstance(case.image, Path):
+        return load(case.image, job=job)
+    if case.image is not None:
+        return case.image
+    if isinstance(case.mask, (Mask, Path)):
+        msg = f"expected an image for case {case.name!r}, got none; give the image of its mask"
+        raise InputError(msg)
+    return case.mask.read_image(job)
+
+
 def _mask_of(mask: Mask | Path, image: Image | None, as_classes: bool, job: Job) -> Mask:
     if isinstance(mask, Mask):
         if image is not None:
@@ -533,7 +547,7 @@ def _open(
     plan: _Plan, case: TrainingCase, job: Job
 ) -> tuple[Image, Mask, npt.NDArray[np.bool_] | None]:
     """Return a case's image, mask and reviewed voxels, loaded now and kept by nobody."""
-    image = load(case.image, job=job) if isinstance(case.image, Path) else case.image
+    image = _image_of(case, job)
     reviewed = case.reviewed
     if isinstance(case.mask, (Mask, Path)):
         mask = _mask_of(case.mask, image, plan.base.task == "semantic", job)

@@ -54,6 +54,10 @@ class Drawing(Protocol):
         """Return the mask."""
         ...
 
+    def read_image(self, job: Job) -> Image:
+        """Return the pixels, of a case whose image is in no file of its own."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingCase:
@@ -64,7 +68,8 @@ class TrainingCase:
     name : str
         For messages and the record; never used to decide anything.
     image, mask
-        Nouns, or paths (of a dataset: drawings) that are loaded when needed and let go after.
+        Nouns, or paths (of a dataset: drawings) that are loaded when needed and let go after. The
+        image is None where the drawing reads it.
     reviewed : bool array or Path, optional
         Where a person vouches for the mask; None where that is everywhere.
     group : str
@@ -74,7 +79,7 @@ class TrainingCase:
     """
 
     name: str
-    image: Image | Path
+    image: Image | Path | None
     mask: Mask | Path | Drawing
     reviewed: npt.NDArray[np.bool_] | Path | None = None
     group: str = ""
