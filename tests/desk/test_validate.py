@@ -385,6 +385,14 @@ def test_what_is_no_coco_json_is_told(tmp_path, text):
     assert found.verdict == "FAIL"
 
 
+def test_a_byte_order_mark_is_told_and_the_rest_is_looked_at(tmp_path, clean):
+    content = copy.deepcopy(clean)
+    content["annotations"][0]["area"] = 1
+    path = write_set(tmp_path, content) / "annotations" / "instances_train.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert validate(tmp_path).counts == {"G6": 1, "J0": 1}
+
+
 def test_only_the_first_of_many_problems_are_listed_but_all_are_counted(tmp_path, clean):
     content = copy.deepcopy(clean)
     one = content["annotations"][0]

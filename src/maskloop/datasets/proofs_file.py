@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Entry = dict[str, Any]  # Any: plain JSON values
 _KEYS = (b'"annotations"', b'"images"', b'"categories"', b'"segments_info"')
 _MOST_PIXELS = 2**34  # of an image: more is a mistake, or meant to fill the memory
+_MARK = b"\xef\xbb\xbf"
 _FOREIGN = (b'"shapes"', b'"FeatureCollection"', b'"training"')
 
 
@@ -109,7 +110,7 @@ def _looks_like_coco(path: Path) -> bool:
             head = stream.read(65536)
     except OSError:
         return False
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
+    if head.removeprefix(_MARK).lstrip()[:1] != b"{":
         return False
     own = min((head.find(key) for key in _KEYS if key in head), default=-1)
     foreign = min((head.find(key) for key in _FOREIGN if key in head), default=len(head))
@@ -121,10 +122,13 @@ def parsed(path: Path, findings: Findings) -> CocoFile | None:
     import orjson
 
     try:
-        content = orjson.loads(path.read_bytes())
+        text = path.read_bytes()
+        content = orjson.loads(text.removeprefix(_MARK))
     except (orjson.JSONDecodeError, OSError, RecursionError) as error:
         findings.add("J0", f"expected JSON, got {shown(str(error))}", path.name)
         return None
+    if text.startswith(_MARK):
+        findings.add("J0", "expected JSON from the first byte, got a byte order mark", path.name)
     if not isinstance(content, dict):
         kind = type(content).__name__
         findings.add("J1", f"expected a JSON object, got a {kind}", path.name)

@@ -93,11 +93,10 @@ class Validation:
 
     def to_text(self) -> str:
         """Return the findings in lines for people: each code once, its places below it."""
-        looked = ", ".join(f"{count:,} {what}" for what, count in self.checked.items())
-        lines = [
-            f"{self.verdict}  {self.path}  ({self.format or 'unknown format'}; {looked}; "
-            f"{self.errors:,} errors, {self.warnings:,} warnings)"
-        ]
+        looked = ", ".join(_count(count, what) for what, count in self.checked.items())
+        told = f"{_count(self.errors, 'errors')}, {_count(self.warnings, 'warnings')}"
+        about = "; ".join(part for part in (self.format or "unknown format", looked, told) if part)
+        lines = [f"{self.verdict}  {self.path}  ({about})"]
         groups: dict[tuple[str, str, str], list[Problem]] = {}
         for one in self.problems:
             groups.setdefault((one.code, one.severity, one.cure), []).append(one)
@@ -250,7 +249,7 @@ def _check_files(
     proofs_structure.check_splits(masked, findings)
     for file in without:
         # Captions, keypoints and boxes lie beside the masks in COCO's own folder.
-        words = f"expected masks, got {len(file.annotations):,} annotations without any"
+        words = f"expected masks, got {_count(len(file.annotations), 'annotations')} without any"
         findings.add("G1", words, file.path.name, severity="warning" if drawn else "error")
     if masked and not drawn and not without:
         findings.add("S12", "expected annotations, got none", files[0].name)
@@ -388,6 +387,10 @@ def _check_dataset(
             findings.add(
                 "D0", f"expected {chosen.title}, got {proofs_items.said(error)}", path.name
             )
+
+
+def _count(count: int, plural: str) -> str:
+    return f"{count:,} {plural.removesuffix('s') if count == 1 else plural}"
 
 
 def _peer_line(peer: dict[str, Any]) -> str:  # Any: plain JSON values

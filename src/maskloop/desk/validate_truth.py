@@ -150,7 +150,7 @@ def _of_files(path: Path, job: Job) -> Truth:
         {},
         has_own_ids=False,
         is_classes=None,
-        read=lambda name, job: _read(by_name[name], job),
+        read=lambda name, job: _read(name, by_name[name], job),
     )
 
 
@@ -163,14 +163,14 @@ def _stem(path: Path, root: Path) -> str:
     return name[: len(name) - len(_suffix(path))]
 
 
-def _read(path: Path, job: Job) -> Sample:
+def _read(name: str, path: Path, job: Job) -> Sample:
     """Return the mask of one file; values are ids of objects where no table says otherwise."""
     from maskloop.core.geometry import Geometry
     from maskloop.core.mask import Mask, as_ids
     from maskloop.formats.base import table_beside
     from maskloop.loop.load import load_masks
 
-    item = Item(path.name)
+    item = Item(name)
     if path.suffix.lower() != ".npy":
         return Sample(item, tuple(load_masks(path, job=job)))
     try:
