@@ -102,6 +102,18 @@ def test_equal_pictures_lie_on_one_side(tmp_path):
     assert len(set(groups)) == 2
 
 
+def test_files_that_differ_in_one_byte_are_no_copies(tmp_path):
+    whole = bytearray(400_000)
+    items = []
+    for number in range(3):
+        path = tmp_path / f"{number}.raw"
+        whole[100_000] = number // 2  # outside every block that is looked at first
+        path.write_bytes(whole)
+        items.append(Item(f"i{number}", path))
+    groups = groups_of(dataset_of(items))
+    assert groups[0] == groups[1] != groups[2]
+
+
 def test_rules_by_folder_item_pattern_and_mapping():
     made = dataset_of([Item("x/p1_a", group="g"), Item("x/p2_b", group="g"), Item("y")])
     assert groups_of(made, "folder") == ["x", "x", "y"]

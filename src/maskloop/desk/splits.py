@@ -17,7 +17,7 @@ from maskloop.core.files import put, sha256_of
 from maskloop.core.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from maskloop.core.dataset import Dataset, Item
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _CUT = re.compile(
     r"(.+?)[_\-. /](?:slice|slc|frame|tile|patch|crop|z|t)[_\-]?\d+(?:[_\-]\d+)*", re.IGNORECASE
 )
+_BLOCK = 1 << 16  # bytes looked at before whole files are
 _TRIES = 64  # orders tried for fractions that whole groups come near
 _FAR = 0.05  # of all items: from here on a share that was missed is told
 
@@ -115,21 +116,40 @@ def _own_group(item: Item) -> str:
 
 
 def _copies(items: Sequence[Item], job: Job) -> list[list[int]]:
-    """Return the items, by position, whose picture files are equal; sizes are looked at first."""
-    sizes: dict[int, list[int]] = defaultdict(list)
-    for number, item in enumerate(items):
-        if item.image is not None and item.image.is_file():
-            sizes[os.stat(item.image).st_size].append(number)
-    alike = [numbers for numbers in sizes.values() if len(numbers) > 1]
+    """Return the items, by position, whose picture files are equal.
+
+    Sizes are looked at first, then some blocks: only what is still alike is read as a whole.
+    """
+    files = {n: item.image for n, item in enumerate(items) if item.image is not None}
+    alike = _alike({n: path for n, path in files.items() if path.is_file()}, _size_of)
+    alike = [more for numbers in alike for more in _alike({n: files[n] for n in numbers}, _sampled)]
     found: list[list[int]] = []
     for numbers in job.track(alike, "look for copies"):
-        paths = {n: items[n].image for n in numbers}
-        prints: dict[str, list[int]] = defaultdict(list)
-        for n, path in paths.items():
-            if path is not None:
-                prints[sha256_of(path)].append(n)
-        found += [same for same in prints.values() if len(same) > 1]
+        found += _alike({n: files[n] for n in numbers}, sha256_of)
     return found
+
+
+def _alike(files: Mapping[int, Path], print_of: Callable[[Path], object]) -> list[list[int]]:
+    """Return the files that have one print, where there are several."""
+    by_print: dict[object, list[int]] = defaultdict(list)
+    for number, path in files.items():
+        by_print[print_of(path)].append(number)
+    return [numbers for numbers in by_print.values() if len(numbers) > 1]
+
+
+def _size_of(path: Path) -> int:
+    return os.stat(path).st_size
+
+
+def _sampled(path: Path) -> bytes:
+    """Return a digest of the first, the middle and the last block of a file."""
+    digest = hashlib.sha256()
+    size = _size_of(path)
+    with path.open("rb") as file:
+        for start in (0, size // 2, max(0, size - _BLOCK)):
+            file.seek(start)
+            digest.update(file.read(_BLOCK))
+    return digest.digest()
 
 
 def _linked(groups: list[str], alike: list[list[int]]) -> list[str]:

@@ -216,7 +216,10 @@ class Statistics:
             "items": len(self.dataset.items),
             "with_masks": len(self.seen),
             "empty": int(np.count_nonzero(counts == 0)),
-            "without_picture": sum(item.image is None for item in self.dataset.items),
+            "without_picture": sum(
+                item.image is None and not hasattr(item.ref, "read_image")
+                for item in self.dataset.items
+            ),
             "objects": int(np.count_nonzero(~self.ignored)),
             "ignored": int(np.count_nonzero(self.ignored)),
             "voxels": self.pixels,
