@@ -23,7 +23,9 @@ from tests.datasets.profile_sets import (
     U8,
     ade20k,
     bdd100k_instances,
+    daimler,
     graz02,
+    msrc,
     picture,
     save,
     text,
@@ -284,6 +286,20 @@ def test_masks_without_a_picture_are_told(tmp_path):
     assert open_dataset(tmp_path).notices == (
         "1 of 1 masks have no picture in JPEGImages/{path}.*",
     )
+
+
+@pytest.mark.parametrize("build", [daimler, msrc])
+def test_pictures_of_old_kinds_open(tmp_path, build):
+    from maskloop.core.image import Image
+    from maskloop.datasets.base import read_image
+    from maskloop.loop.load import load
+
+    build(tmp_path)
+    item = open_dataset(tmp_path, format=build.__name__).items[0]
+    image = read_image(item, Job())
+    with Pillow.open(item.image) as stored:
+        assert np.array_equal(image.data, np.array(stored))
+    assert isinstance(load(item.image), Image)
 
 
 def test_two_thousand_items_are_listed_unread(tmp_path, monkeypatch):

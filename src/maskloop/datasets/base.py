@@ -399,6 +399,8 @@ def read_image(item: Item, job: Job) -> Image:
         msg = f"expected the picture of {item.name!r}, got none at hand; put it into the dataset"
         raise InputError(msg)
     known = formats.by_suffix(item.image)
+    if known is None and not item.image.is_dir() and formats.get("picture").sniff(item.image):
+        known = ("picture", "")  # BMP and PGM, of which only old datasets are made
     chosen = formats.get("dicom" if item.image.is_dir() or known is None else known[0])
     if chosen.read_image is None:
         msg = f"expected a picture for {item.name!r}, got {item.image.name}; correct the dataset"

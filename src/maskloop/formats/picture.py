@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
 _STARTS = (picture_png.SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PLAIN = tuple(kind + end for kind in (b"P5", b"P6") for end in (b"\n", b"\r", b" "))
 _PNG_TYPES = ("u1", "u2")
 _TIFF_TYPES = ("u1", "u2", "i2", "u4", "i4", "f4")
 _MODES = ("1", "L", "LA", "P", "I", "F", "RGB", "RGBA")  # whose samples numpy takes as they are
@@ -65,8 +66,10 @@ _TURNS = {
 
 
 def sniff(path: Path) -> bool:
-    """Whether a file starts like a PNG, JPEG or TIFF."""
-    return first_bytes(path, 8).startswith(_STARTS)
+    """Whether a file starts like a PNG, JPEG or TIFF, or a BMP or PGM that has another suffix."""
+    start = first_bytes(path, 10)
+    is_bitmap = start.startswith(b"BM") and start[6:] == bytes(4)
+    return is_bitmap or start.startswith((*_STARTS, *_PLAIN))
 
 
 def read_image(path: Path, *, choices: Choices, job: Job) -> Image:
