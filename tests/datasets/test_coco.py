@@ -10,11 +10,13 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from weakref import finalize
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from maskloop import datasets
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError, MaskloopError
 from maskloop.core.geometry import Geometry
@@ -528,3 +530,49 @@ def test_only_deliberate_errors_come_out_of_damaged_files(tmp_path, seed):
             with contextlib.suppress(MaskloopError):
                 load_mask(path, entry=5, kind=kind)
     assert outcomes == {"read", "refused"}
+
+
+def test_category_ids_that_cannot_be_kept_are_told(tmp_path):
+    found = content([annotation(1, box(1, 1, 3, 4), category=0)])
+    found["categories"][0] = {"id": 0, "name": "cell"}
+    folder(tmp_path, found)
+    other = content([annotation(1, box(1, 1, 3, 4), category=4)])
+    other["categories"] = [{"id": 4, "name": "rod"}, {"id": 90, "name": "star"}]
+    other["images"][0]["file_name"], other["images"][1]["file_name"] = "x.png", "y.png"
+    folder(tmp_path, other, "instances_val2017.json")
+    dataset = open_dataset(tmp_path)
+    assert dataset.notices == (
+        "ids of categories (cell, star) are below 1 or another file's: numbered anew",
+    )
+    assert {r.name: r.id for r in dataset.scheme.values()} == {"rod": 90, "cell": 91, "star": 92}
+    assert [sorted(i.classes) for i in dataset.items] == [["cell"], [], ["rod"], []]
+
+
+def test_a_panoptic_file_is_not_taken_for_instances(tmp_path):
+    entry = {"image_id": 5, "file_name": "a.png", "segments_info": []}
+    with pytest.raises(FormatError, match="--from coco-panoptic"):
+        open_dataset(folder_of(tmp_path, content([entry])), format="coco")
+
+
+def test_no_more_than_an_image_or_two_are_in_memory_while_writing(tmp_path):
+    alive: set[int] = set()
+    most = []
+
+    def samples():
+        for number in range(20):
+            ids = np.full((30, 30), number + 1, np.uint8)
+            mask = Mask(ids, Geometry.pixels(ids.shape), LabelTable())
+            alive.add(number)
+            finalize(ids, alive.discard, number)
+            most.append(len(alive))
+            yield (
+                datasets.get("coco")
+                .hold(Sample(Item(f"{number}"), (mask,)), empty, options=Options())
+                .sample
+            )
+            del mask, ids
+
+    empty = Dataset("d", "m", tmp_path, LabelTable(), (), lambda i, job: None, "objects")
+    datasets.get("coco").write(empty, samples(), tmp_path, options=Options(), job=Job())
+    assert max(most) <= 2
+    assert len(written(tmp_path, "instances_default.json")["annotations"]) == 20

@@ -53,7 +53,10 @@ _ORDER = ("instances", "", "person_keypoints", "stuff", "labels", "image_info", 
 def sniff(path: Path) -> bool:
     """Whether a file, or one in a folder or its annotations/, starts like COCO instances."""
     if path.is_dir():
-        return any(not coco_file.looks_panoptic(p) for p in coco_file.files_below(path))
+        return any(
+            not coco_file.looks_panoptic(p)
+            for p in coco_file.files_below(path, most=coco_file.GLANCE)
+        )
     return coco_file.looks_coco(path) and not coco_file.looks_panoptic(path)
 
 
@@ -63,8 +66,10 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     paths = chosen_files(path, notices.append) if path.is_dir() else [path]
     files = [read_file(p, repair=options.repair, tell=notices.append) for p in paths]
     first = files[0]
+    for file in files:
+        _refuse_panoptic(file)
     is_thing = coco_file.task_of(first.path) != "stuff" and first.kind != "classes"
-    scheme = coco_file.scheme_of(files, is_thing=is_thing)
+    scheme = coco_file.scheme_of(files, is_thing=is_thing, tell=notices.append)
     stuff = _stuff(files, scheme)
     _tell_shapeless(files, notices.append)
     items = listed(files, options, _drawn)
@@ -332,6 +337,16 @@ def _renamed(found: Sequence[tuple[str, str, Item]]) -> tuple[Item, ...]:
         replace(item, name=f"{prefix}/{name}" if counts[_undotted(name)] > 1 else name)
         for name, (_, prefix, item) in zip(whole, found, strict=True)
     )
+
+
+def _refuse_panoptic(file: CocoFile) -> None:
+    first = next((group[0] for group in file.annotations.values() if group), {})
+    if "segments_info" in first:
+        msg = (
+            f"expected instances or stuff in {file.path.name}, got panoptic segments; open it with "
+            "--from coco-panoptic"
+        )
+        raise FormatError(msg)
 
 
 def _tell_shapeless(files: Sequence[CocoFile], tell: Callable[[str], None]) -> None:

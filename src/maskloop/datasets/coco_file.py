@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maskloop.core.errors import FormatError, InputError
+from maskloop.core.errors import InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.formats import coco
 from maskloop.formats.base import first_bytes
@@ -26,6 +26,7 @@ _TASKS = ("instances", "person_keypoints", "stuff", "panoptic", "labels", "capti
 _YEAR = re.compile(r"^(train|val|test|unlabeled)(19|20)\d\d$")
 _WORDS = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 _HEAD = 1 << 16
+GLANCE = 100  # files of a folder that a sniff looks into
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,10 +90,15 @@ def looks_panoptic(path: Path) -> bool:
     return task_of(path) == "panoptic"
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return the COCO files of a folder: in annotations/, in it, or one in each folder of it."""
+def files_below(folder: Path, *, most: int | None = None) -> list[Path]:
+    """Return the COCO files of a folder: in annotations/, in it, or one in each folder of it.
+
+    Of each place only the first `most` files are looked into, where given: others' folders hold a
+    JSON a picture.
+    """
     for pattern in ("annotations/*.json", "*.json", "*/_annotations.coco.json"):
-        found = sorted(p for p in folder.glob(pattern) if p.is_file() and looks_coco(p))
+        listed = sorted(folder.glob(pattern))[:most]
+        found = [p for p in listed if p.is_file() and looks_coco(p)]
         if found:
             return found
     return []
@@ -142,10 +148,9 @@ def read_file(path: Path, *, repair: bool, tell: Callable[[str], None]) -> CocoF
     with no_collection():
         content = coco.parse(path)
         where = path.name
-        listed = content.get("annotations")
-        annotations = _entries(listed if listed is not None else [], "annotations", where)
-        images = _entries(content["images"], "images", where)
-        categories = _entries(content.get("categories") or [], "categories", where)
+        annotations: list[Entry] = content.get("annotations", [])
+        images: list[Entry] = content["images"]
+        categories: list[Entry] = content.get("categories", [])
         _require_ids(images, "image", where)
         classes = _class_names(categories, where, repair=repair, tell=tell)
         groups = _by_image(annotations, images, where, repair=repair, tell=tell)
@@ -160,11 +165,13 @@ def read_file(path: Path, *, repair: bool, tell: Callable[[str], None]) -> CocoF
             info if isinstance(info, dict) else {},
             licenses if isinstance(licenses, list) else [],
             {k: v for k, v in content.items() if k not in _PARTS},
-            is_drawn=listed is not None and task_of(path) != "image_info",
+            is_drawn="annotations" in content and task_of(path) != "image_info",
         )
 
 
-def scheme_of(files: Sequence[CocoFile], *, is_thing: bool) -> LabelTable:
+def scheme_of(
+    files: Sequence[CocoFile], *, is_thing: bool, tell: Callable[[str], None]
+) -> LabelTable:
     """Return one row a class; category ids are kept wherever they can be.
 
     Parameters
@@ -172,6 +179,8 @@ def scheme_of(files: Sequence[CocoFile], *, is_thing: bool) -> LabelTable:
     files : sequence of CocoFile
     is_thing : bool
         What a category is that does not say.
+    tell : callable
+        Takes the sentence about classes whose id could not be kept.
     """
     rows: dict[str, Label] = {}
     taken: set[int] = set()
@@ -187,6 +196,9 @@ def scheme_of(files: Sequence[CocoFile], *, is_thing: bool) -> LabelTable:
                 continue
             taken.add(number)
             rows[name] = _row(number, name, entry, is_thing=is_thing)
+    if waiting:
+        listed = ", ".join(name for name, _ in waiting[:5])
+        tell(f"ids of categories ({listed}) are below 1 or another file's: numbered anew")
     for name, entry in waiting:
         number = max(taken, default=0) + 1
         taken.add(number)
@@ -218,16 +230,6 @@ def no_collection() -> Iterator[None]:
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
-
-
-def _entries(listed: object, part: str, where: str) -> list[Entry]:
-    if not isinstance(listed, list) or not set(map(type, listed)) <= {dict}:
-        msg = (
-            f"expected a list of entries as {part!r} in {where}, got {str(listed)[:60]}; "
-            "choose a COCO file, or repair it"
-        )
-        raise FormatError(msg)
-    return listed
 
 
 def _require_ids(entries: list[Entry], what: str, where: str) -> None:

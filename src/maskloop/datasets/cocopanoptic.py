@@ -60,7 +60,7 @@ _MOST = 2**24 - 1
 def sniff(path: Path) -> bool:
     """Whether a file, or all COCO files of a folder, hold panoptic segments."""
     if path.is_dir():
-        found = coco_file.files_below(path)
+        found = coco_file.files_below(path, most=coco_file.GLANCE)
         return bool(found) and all(map(coco_file.looks_panoptic, found))
     return coco_file.looks_panoptic(path)
 
@@ -77,7 +77,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     files = [read_file(p, repair=options.repair, tell=notices.append) for p in paths]
     for file in files:
         _check(file)
-    scheme = coco_file.scheme_of(files, is_thing=True)
+    scheme = coco_file.scheme_of(files, is_thing=True, tell=notices.append)
     items = tuple(
         replace(item, has_mask=item.has_mask and bool(item.ref[0].annotations[item.ref[1]["id"]]))
         for item in listed(files, options, _segments)

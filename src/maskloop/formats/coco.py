@@ -200,7 +200,13 @@ def reread(to: Target) -> Evidence:
 
 
 def parse(path: Path) -> _Entry:
-    """Return the JSON of a COCO file, or raise `FormatError`."""
+    """Return the JSON of a COCO file: its parts are lists of entries.
+
+    Raises
+    ------
+    FormatError
+        If it is something else.
+    """
     import orjson
 
     with reading(path):
@@ -219,20 +225,23 @@ def parse(path: Path) -> _Entry:
             "the annotations file"
         )
         raise FormatError(msg)
+    for part in ("images", "annotations", "categories"):
+        listed = content.get(part)
+        if listed is None:
+            content.pop(part, None)
+        elif not isinstance(listed, list) or not set(map(type, listed)) <= {dict}:
+            msg = (
+                f"expected a list of entries as {part!r} in {path.name}, got "
+                f"{str(listed)[:60]}; choose a COCO file, or repair it"
+            )
+            raise FormatError(msg)
     return content
 
 
 def _opened(path: Path, image: Image | None, entry: str | int | None) -> _Opened:
     content = parse(path)
-    for part in ("annotations", "categories"):
-        listed = content.setdefault(part, [])
-        if not isinstance(listed, list) or not all(isinstance(e, dict) for e in listed):
-            msg = (
-                f"expected a list of entries as {part!r} in {path.name}, got "
-                f"{str(listed)[:40]}; choose a COCO file, or repair it"
-            )
-            raise FormatError(msg)
-    for number in (c.get("id") for c in content["categories"]):
+    categories = content.get("categories", [])
+    for number in (c.get("id") for c in categories):
         if type(number) is not int:
             msg = (
                 f"expected whole numbers as ids of each category in {path.name}, got "
@@ -243,7 +252,7 @@ def _opened(path: Path, image: Image | None, entry: str | int | None) -> _Opened
     info, licenses = content.get("info"), content.get("licenses")
     header = CocoHeader(
         shown,
-        tuple(content["categories"]),
+        tuple(categories),
         info if isinstance(info, dict) else {},
         tuple(licenses) if isinstance(licenses, list) else (),
     )
@@ -253,7 +262,7 @@ def _opened(path: Path, image: Image | None, entry: str | int | None) -> _Opened
 def _chosen(
     content: _Entry, image: Image | None, entry: str | int | None, path: Path
 ) -> Mapping[str, Any]:
-    images = [i for i in content["images"] if isinstance(i, dict)]
+    images = content["images"]
     names = {str(i.get("file_name", i.get("id"))): i for i in images}
     if entry is not None:
         wanted = str(entry)
@@ -280,21 +289,22 @@ def _chosen(
 
 
 def _objects(opened: _Opened, kind: Kind, job: Job) -> list[_Found]:
-    path, content = opened.path, opened.content
+    path, categories = opened.path, opened.header.categories
     shown = opened.header.image.get("id")
-    annotations = [a for a in content["annotations"] if a.get("image_id") == shown]
+    every = opened.content.get("annotations", [])
+    annotations = [a for a in every if a.get("image_id") == shown]
     with_shape = [a for a in annotations if a.get("segmentation")]
     if len(with_shape) < len(annotations):
         job.say(
             f"{len(annotations) - len(with_shape)} annotations of {path.name} have no shape: "
             f"left out"
         )
-    names = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
+    names = {c["id"]: str(c.get("name", c["id"])) for c in categories}
     runs = coco_shapes.runs_of(with_shape, opened.shape, path.name)
     numbers = _numbers(with_shape, path, job)
     # Others call what they annotate piece by piece stuff, too.
-    categories = content["categories"] if opened.is_ours else []
-    stuff = {c["id"] for c in categories if not c.get("isthing", True)}
+    ours = categories if opened.is_ours else ()
+    stuff = {c["id"] for c in ours if not c.get("isthing", True)}
     found = []
     for annotation, number, part in zip(with_shape, numbers, runs, strict=True):
         category = annotation.get("category_id")
@@ -302,7 +312,7 @@ def _objects(opened: _Opened, kind: Kind, job: Job) -> list[_Found]:
         name = names.get(category, str(category)) if isinstance(category, int) else category
         is_crowd = bool(annotation.get("iscrowd"))
         if kind == "classes":
-            label = class_row(category, name, content["categories"], path)
+            label = class_row(category, name, categories, path)
         else:
             label = object_row(annotation, number, name, opened.is_ours)
             if category in stuff:
