@@ -142,6 +142,18 @@ def test_a_file_with_its_picture_inside_is_listed_by_its_beginning(tmp_path):
     assert len(dataset.read(dataset.items[0]).labels) == 1
 
 
+def test_files_of_old_versions_open(tmp_path):
+    """No version, no size, colours of lines; the picture in front where it is inside."""
+    Picture.new("L", (30, 20)).save(tmp_path / "a.png")
+    square = {"label": "bus", "points": [[1, 1], [4, 1], [4, 4], [1, 4]], "fill_color": None}
+    for front in (None, "A" * 9000):
+        content = {"imageData": front, "shapes": [square], "lineColor": [0, 255, 0, 128]}
+        (tmp_path / "a.json").write_text(json.dumps({**content, "imagePath": "a.png"}))
+        dataset = open_dataset(tmp_path)
+        assert dataset.format == "labelme"
+        assert region_of(dataset.read(dataset.items[0]), "bus 1").sum() == 9
+
+
 def test_what_labelme_says_is_written_back(tmp_path):
     square = [[1, 1], [4, 1], [4, 4], [1, 4]]
     more = {"description": "left one", "flags": {"sure": True}, "group_id": 3}

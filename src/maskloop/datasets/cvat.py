@@ -335,4 +335,5 @@ FORMAT = DatasetFormat(
     write=write,
     options=frozenset({"images", "outline"}),
     layout="annotations.xml, images/NAME.*; or one XML file beside its pictures",
+    proof="real data",
 )

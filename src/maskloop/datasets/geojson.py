@@ -359,4 +359,5 @@ FORMAT = DatasetFormat(
     write=write,
     options=frozenset({"images"}),
     layout="NAME.geojson beside NAME.*",
+    proof="real data",
 )

@@ -80,12 +80,11 @@ def sniff(path: Path) -> bool:
 
 
 def _is_labelme(file: Path) -> bool:
-    size = 4096
-    head = first_bytes(file, size)
-    is_short = len(head) < size
-    return b'"shapes"' in head and (
-        b'"imagePath"' in head or (not is_short and (b'"version"' in head or b'"flags"' in head))
-    )
+    head = first_bytes(file, 4096)
+    # Old files begin with the picture itself, or have no version.
+    begins = re.match(rb'\s*\{\s*"imageData"\s*:\s*"', head) is not None
+    words = (b'"imagePath"', b'"imageData"', b'"points"', b'"flags"')
+    return begins or (b'"shapes"' in head and any(word in head for word in words))
 
 
 def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
@@ -361,4 +360,5 @@ FORMAT = DatasetFormat(
     write=write,
     options=frozenset({"images", "outline"}),
     layout="NAME.json beside NAME.*",
+    proof="real data",
 )

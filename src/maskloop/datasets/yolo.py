@@ -420,4 +420,5 @@ FORMAT = DatasetFormat(
     write=write,
     options=frozenset({"images"}),
     layout="data.yaml, images/SPLIT/NAME.*, labels/SPLIT/NAME.txt",
+    proof="real data",
 )
