@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
 import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image as Picture
 
 from maskloop.core.dataset import Item, Sample
 from maskloop.core.errors import MaskloopError
 from maskloop.core.geometry import Geometry
 from maskloop.core.job import Job
-from maskloop.core.labels import LabelTable
+from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import Mask
 from maskloop.datasets import format_of
-from maskloop.datasets.base import Options, difference
+from maskloop.datasets.base import Options, difference, read_image
 from maskloop.datasets.pairs import FORMAT, LITS
 from maskloop.desk.datasets import convert_dataset, open_dataset
 from tests.datasets import volumes
@@ -186,6 +193,44 @@ def test_nothing_else_is_claimed(tmp_path, known):
     assert not known.sniff(tmp_path / "images")
     assert not known.sniff(tmp_path / "labels" / "a.txt")
     assert not known.sniff(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("images", ["copy", "link"])
+def test_a_real_tiff_stack_and_its_mask_end_on_one_grid(tmp_path, shared_data, images):
+    folder = shared_data / "images2d" / "stardist_samples"
+    (tmp_path / "a.tif").write_bytes((folder / "img3d.tif").read_bytes())
+    (tmp_path / "a_mask.tif").write_bytes((folder / "mask3d.tif").read_bytes())
+    convert_dataset(tmp_path, tmp_path / "out", "pairs", options=Options(images=images))
+    back = open_dataset(tmp_path / "out")
+    mask = back.read(back.items[0]).masks[0]
+    mask.require_on(read_image(back.items[0], Job()))
+    assert back.kind == "objects"
+    assert len(mask.ids()) == len(np.unique(tifffile.imread(folder / "mask3d.tif"))) - 1
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_any_regions_come_back_from_volumes_and_slices(data):
+    masks = []
+    for number in range(data.draw(st.integers(1, 3))):
+        ids = data.draw(arrays(np.uint8, volumes.SHAPE, elements=st.sampled_from([0, 0, 0, 1, 2])))
+        table = LabelTable(
+            Label(n + 10 * number, f"c{n}", category="tumour" if n == 1 else "liver", is_thing=True)
+            for n in (1, 2)
+        )
+        ids[ids > 0] += 10 * number
+        masks.append(Mask(ids, volumes.GRID, table))
+    meant = Sample(Item("v"), tuple(masks))
+    options = Options(
+        axis=data.draw(st.integers(0, 2)), empty=data.draw(st.sampled_from(["all", "none"]))
+    )
+    with TemporaryDirectory() as folder:
+        made = volumes.dataset_of(Path(folder), meant, kind="objects")
+        for name in ("pairs", "coco-volume"):
+            chosen = options if name == "coco-volume" else Options()
+            convert_dataset(made, Path(folder) / name, name, options=chosen)
+            back = open_dataset(Path(folder) / name)
+            assert difference(meant, back.read(back.items[0])) == ""
 
 
 def test_real_liver_volumes_come_back_voxel_by_voxel(tmp_path, shared_data):

@@ -28,6 +28,8 @@ from maskloop.core.standing import standing_of
 from maskloop.datasets.base import DatasetFormat, Options
 from maskloop.datasets.files import PICTURES
 from maskloop.datasets.tables import recoded, scheme_of, unique
+from maskloop.formats.base import first_bytes
+from maskloop.formats.dicom_scan import damage, is_dicom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -290,8 +292,6 @@ def _identity(image: Path | None) -> tuple[str, set[str]]:
         return "", set()
     import pydicom
 
-    from maskloop.formats.dicom_scan import damage
-
     tags = ["PatientID", "PatientName"]
     try:
         with warnings.catch_warnings():
@@ -312,8 +312,6 @@ def _without(part: str, words: set[str], number: str) -> str:
 
 def _dicom_file(folder: Path | str) -> Path | None:
     """Return a file of a folder that is DICOM; only some are asked."""
-    from maskloop.formats.base import first_bytes
-
     asked = 0
     for entry in _entries(folder):
         if entry.name.startswith(".") or not entry.is_file():
@@ -321,7 +319,7 @@ def _dicom_file(folder: Path | str) -> Path | None:
         asked += 1
         if asked > _LOOKED_AT:
             return None
-        if first_bytes(Path(entry.path), 132)[128:] == b"DICM":
+        if is_dicom(first_bytes(Path(entry.path), 256)):
             return Path(entry.path)
     return None
 

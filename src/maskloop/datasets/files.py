@@ -30,6 +30,8 @@ MASKS = (
     *(".seg.dcm", ".png", ".tif", ".tiff"),
 )
 PICTURES = (*(s for s in MASKS if not s.startswith(".seg")), ".jpg", ".jpeg", ".bmp")
+_STACKS = (".tif", ".tiff")
+_FLAT = (".png", ".jpg", ".jpeg", ".bmp", *_STACKS)
 _ON_AN_IMAGE = ("dicomseg", "rtstruct", "coco")
 
 
@@ -130,9 +132,7 @@ def write_gray(mask: Mask, path: Path) -> Path:
     return path
 
 
-def write_picture(
-    item: Item, path: Path, *, options: Options, job: Job, suffixes: tuple[str, ...] = ()
-) -> Path | None:
+def write_picture(item: Item, path: Path, *, ndim: int, options: Options, job: Job) -> Path | None:
     """Put an item's pixels at `path` plus a suffix; return where, or None where there are none.
 
     Pictures are copied. Volumes are read and written anew as NIfTI, so that nothing of a header
@@ -140,15 +140,16 @@ def write_picture(
 
     Parameters
     ----------
-    suffixes : tuple of str
-        Those a copy or link may have; any where left out. Others are written anew, too.
+    ndim : int
+        Spatial axes of the item's mask: a TIFF stack is written anew too, on the grid that the
+        mask's file states.
     """
     if options.images == "none" or not has_pixels(item):
         return None
     name = item.image.name.lower() if item.image is not None and item.image.is_file() else ""
-    fits = not suffixes or name.endswith(suffixes)
-    is_picture = name.endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
-    if name and fits and (is_picture or options.images == "link"):
+    is_flat_file = ndim == 2 and name.endswith(_FLAT)
+    is_linked = options.images == "link" and not name.endswith(_STACKS)
+    if name and (is_flat_file or is_linked):
         return place_image(item, path, options=options)
     image = read_image(item, job)
     is_flat = image.geometry.ndim == 2 and not image.has_time

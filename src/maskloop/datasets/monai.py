@@ -169,7 +169,9 @@ def write(
         name = safe_name(item.name)
         ignores |= any(row.ignore for row in mask.labels.values())
         label = write_gray(mask, folder / "labels" / name)
-        image = write_picture(item, folder / "images" / name, options=options, job=job)
+        ndim = mask.geometry.ndim
+        shown = folder / "images" / name
+        image = write_picture(item, shown, ndim=ndim, options=options, job=job)
         row: _Row = {"name": name}
         if image is not None:
             row["image"] = image.relative_to(folder).as_posix()

@@ -292,7 +292,8 @@ def write(
             where = folder / ("masks" if number == 1 else f"masks_{number}") / name
             path = write_mask(mask, where)
             sidecar_of(path).write_bytes(table_bytes(mask.labels))
-        write_picture(sample.item, folder / "images" / name, options=options, job=job)
+        ndim = sample.masks[0].geometry.ndim
+        write_picture(sample.item, folder / "images" / name, ndim=ndim, options=options, job=job)
         write_maps(sample, folder, name, options=options)
         if sample.item.split:
             splits.setdefault(sample.item.split, []).append(name)
