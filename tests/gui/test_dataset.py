@@ -281,7 +281,7 @@ def test_a_folder_of_volumes_is_a_list_and_the_model_drafts_what_comes(
     panel.dataset.draft.click()
     qtbot.waitUntil(lambda: panel.host.labels.layer.data.any(), timeout=20_000)
     assert (panel.host.labels.layer.data == 2).sum() == 4 * 4 * 2
-    qtbot.waitUntil(lambda: session.ahead._done is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: "ct1" in session.ahead._done, timeout=20_000)
     session.step(1)
     shown(panel, qtbot, 1)
     assert (panel.host.labels.layer.data == 2).sum() == 4 * 4 * 3
@@ -420,3 +420,41 @@ def test_folders_of_plain_pictures_and_foreign_files_are_left_to_others(tmp_path
     (tmp_path / "ct").mkdir()
     volume.to_filename(tmp_path / "ct" / "a.nii.gz")
     assert contributions.get_reader(str(tmp_path / "ct")) is contributions.read_list
+
+
+def test_a_broken_image_is_told_and_passed_by(opened: Any, qtbot: Any) -> None:
+    _, panel, folder = opened
+    session = panel.dataset.session
+    (folder / "images" / "p1.png").write_bytes(b"no picture")
+    session.step(1)
+    shown(panel, qtbot, 0)
+    session.step(1)
+    qtbot.waitUntil(lambda: "p1.png" in panel.host.message.text(), timeout=10_000)
+    assert session.place is None
+    assert session.standing(1).status == "unseen"
+    session.step(1)
+    shown(panel, qtbot, 2)
+
+
+def test_an_item_without_a_picture_can_be_looked_at_only(opened: Any, qtbot: Any) -> None:
+    from dataclasses import replace
+
+    viewer, panel, _ = opened
+    session = panel.dataset.session
+    items = tuple(replace(item, image=None) for item in session.items)
+    session.dataset = replace(session.dataset, items=items)
+    session.step(1)
+    shown(panel, qtbot, 0)
+    assert [layer.name for layer in viewer.layers] == ["p0_labels"]
+    assert not panel.host.labels.layer.editable
+    assert "not corrected" in panel.host.message.text()
+
+
+def test_what_others_mark_keeps_the_rows_selected(opened: Any) -> None:
+    _, panel, folder = opened
+    session = panel.dataset.session
+    panel.dataset.list.selectRow(2)
+    Worklist.beside(folder, author="bob").mark([session.items[0]], status="flagged")
+    session.refresh()
+    assert panel.dataset.list.chosen == [2]
+    assert session.standing(0).status == "flagged"

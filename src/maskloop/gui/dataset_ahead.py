@@ -131,8 +131,8 @@ class Ahead(QObject):
         self._ready: Ready | None = None
         self._reading: tuple[str, Run] | None = None
         self._drafting: tuple[Ready, Run] | None = None
-        self._waiting: Ready | None = None  # for the model to be free
-        self._done: Drafted | None = None
+        self._waiting: list[Ready] = []  # for the model to be free, the next one first
+        self._done: dict[str, Drafted] = {}  # by the item's name, until it is shown
         self._predictor: tuple[Drafter, Any] | None = None  # Any: a Predictor
 
     # Reading
@@ -188,7 +188,7 @@ class Ahead(QObject):
 
     # Drafting
 
-    def draft(self, ready: Ready) -> None:
+    def draft(self, ready: Ready, *, is_first: bool = False) -> None:
         """Let the model draft an item that nothing is drawn on yet, as soon as it is free."""
         drafter = self.drafter
         image = ready.opened.image
@@ -199,17 +199,19 @@ class Ahead(QObject):
             return
         name = ready.item.name
         is_same = self._drafting is not None and self._drafting[0].item.name == name
-        if is_same or (self._done is not None and self._done.item.name == name):
+        if is_same or name in self._done:
             return
-        self._waiting = ready
+        others = [one for one in self._waiting if one.item.name != name]
+        self._waiting = [ready, *others] if is_first else [*others, ready]
         self.go_on()
 
     def go_on(self) -> None:
         """Begin the draft that waits, if nothing else runs."""
-        ready, drafter = self._waiting, self.drafter
-        if ready is None or drafter is None or self._drafting is not None or self._is_busy():
+        drafter = self.drafter
+        is_free = self._drafting is None and not self._is_busy()
+        if not self._waiting or drafter is None or not is_free:
             return
-        self._waiting = None
+        ready = self._waiting.pop(0)
         if _free() < ready.nbytes * _COPIES + drafter.nbytes + _SPARE:
             self.said.emit(f"Too little memory is free to draft {ready.item.name} ahead.")
             return
@@ -226,23 +228,17 @@ class Ahead(QObject):
         """Stop a draft that runs; it begins anew when `go_on` is called."""
         if self._drafting is not None:
             ready, run = self._drafting
-            self._waiting = self._waiting or ready
+            self._waiting.insert(0, ready)
             run.stop()
 
     def draft_of(self, name: str) -> Drafted | None:
         """Return what a model drew for an item, once: it is given away."""
-        found = self._done
-        if found is None or found.item.name != name:
-            return None
-        self._done = None
-        return found
+        return self._done.pop(name, None)
 
     def keep_only(self, names: set[str]) -> None:
         """Stop drafting what is not wanted any more."""
-        if self._waiting is not None and self._waiting.item.name not in names:
-            self._waiting = None
-        if self._done is not None and self._done.item.name not in names:
-            self._done = None
+        self._waiting = [one for one in self._waiting if one.item.name in names]
+        self._done = {name: one for name, one in self._done.items() if name in names}
         if self._drafting is not None and self._drafting[0].item.name not in names:
             self._drafting[1].stop()
 
@@ -281,7 +277,7 @@ class Ahead(QObject):
         return Drafted(ready.item, found, about)
 
     def _was_drafted(self, drafted: Drafted) -> None:
-        self._done = drafted
+        self._done[drafted.item.name] = drafted
         self.said.emit("")
         self.drafted.emit(drafted)
 

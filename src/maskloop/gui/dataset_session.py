@@ -74,6 +74,8 @@ class Session(QObject):
         self._source: Path | None = None
         self._nbytes = 0
         self._wanted: int | None = None  # to be shown as soon as it is read
+        self._at: int | None = None  # the item gone to last
+        self._is_after_unseen = False
         self._is_settled = False
         self._aside: int | None = None  # shown again by `bring_back`
         self._ready: Ready | None = None  # the item shown, as it was read
@@ -123,9 +125,9 @@ class Session(QObject):
     def _opened(self, dataset: Dataset, kept: Worklist, notes: tuple[str, ...]) -> None:
         self.ahead.close()
         self.dataset, self.worklist = dataset, kept
-        self.place, self._aside, self.facts, self.filter = None, None, {}, Filter()
+        self.place, self._at, self._aside, self.facts = None, None, None, {}
         self._settle_memory()
-        self.refilter()
+        self.refilter(Filter())
         told = [f"{dataset.name}: {len(dataset.items):,} images", *notes]
         if kept.problem:
             told.append(f"what you mark is kept in memory only: {kept.problem}")
@@ -137,7 +139,11 @@ class Session(QObject):
         """List the items that pass the filter."""
         if wanted is not None:
             self.filter = wanted
-        self.order = chosen(self.items, self.worklist, self.facts, self.filter)
+        order = chosen(self.items, self.worklist, self.facts, self.filter)
+        if order == self.order and wanted is None:
+            self.marked.emit()  # the rows stay, and so does what is selected
+            return
+        self.order = order
         self.listed.emit()
         self._read_ahead()
 
@@ -190,14 +196,23 @@ class Session(QObject):
 
     def step(self, by: int) -> None:
         """Open the next item of the list as it is shown, or the one before."""
-        self._go_or_say(next_of(self.order, self.place, by), "There is no other image.")
+        self._is_after_unseen = False
+        self._go_or_say(next_of(self.order, self._now, by), "There is no other image.")
 
     def step_unseen(self) -> None:
         """Open the next item that nobody has seen."""
         self.worklist.refresh()
+        self._is_after_unseen = True
+        self._go_or_say(self._next_unseen(), "Every image of this list has been seen.")
+
+    def _next_unseen(self) -> int | None:
         unseen = {p for p in self.order if self.standing(p).status == "unseen"}
-        found = next_of(self.order, self.place, among=unseen)
-        self._go_or_say(found, "Every image of this list has been seen.")
+        return next_of(self.order, self._now, among=unseen)
+
+    @property
+    def _now(self) -> int | None:
+        """Which item is shown, or on its way, or could not be opened."""
+        return self._at if self.place is None else self.place
 
     def finish(self) -> None:
         """Call the item shown done, and open the next one that nobody has seen."""
@@ -299,6 +314,7 @@ class Session(QObject):
 
     def _load(self, place: int) -> None:
         item = self.items[place]
+        self._at, self._wanted = place, None
         self.moved.emit()
         ready = self.ahead.ready_of(item.name)
         if ready is not None and not ready.opened.has_case:
@@ -357,7 +373,10 @@ class Session(QObject):
             host.image.choose(images[0])
         host.labels.choose(shown[0])
         viewer.layers.selection.active = shown[0]
-        if len(shown) > 1 and opened is None:
+        if not images:  # its steps would have no place on disk
+            for layer in shown:
+                layer.editable = False
+        elif len(shown) > 1 and opened is None:
             self._bind(shown)
         viewer.reset_view()
         self.place, self._ready = place, ready
@@ -367,7 +386,7 @@ class Session(QObject):
         if drafted is not None:
             self._was_drafted(drafted)
         else:
-            self.ahead.draft(ready)
+            self.ahead.draft(ready, is_first=True)
         self._read_ahead()
 
     def _bind(self, shown: list[Any]) -> None:  # Any: napari layers
@@ -392,6 +411,10 @@ class Session(QObject):
             self._host.say("; ".join(opened[0].notices) + ".", "warning")
             return
         at = self.order.index(place) + 1 if place in self.order else place + 1
+        if not ready.image:
+            words = f"{item.name}: the dataset has no picture of it; its masks can be looked at"
+            self._host.say(f"{words}, not corrected.", "warning")
+            return
         self._host.say(f"{item.name}: {at:,} of {len(self.order):,} listed.")
 
     # Ahead
@@ -405,7 +428,8 @@ class Session(QObject):
         """Begin to read the item that is likely to be opened next."""
         if self.dataset is None or self.place is None:
             return
-        place = next_of(self.order, self.place)
+        place = self._next_unseen() if self._is_after_unseen else None
+        place = next_of(self.order, self.place) if place is None else place
         wanted = {self.items[p].name for p in (self.place, place) if p is not None}
         self.ahead.keep_only(wanted)
         if place is not None:
@@ -416,7 +440,7 @@ class Session(QObject):
     def draft_now(self) -> None:
         """Let the model draft the item shown too, if nothing is drawn on it."""
         if self._ready is not None and self.place is not None:
-            self.ahead.draft(self._ready)
+            self.ahead.draft(self._ready, is_first=True)
 
     def _was_drafted(self, drafted: Drafted) -> None:
         """Draw a draft, if its item is shown and nothing was drawn on it meanwhile."""
