@@ -23,7 +23,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
-from maskloop.datasets.base import Options, class_of, regions
+from maskloop.datasets.base import Options, class_of, difference, regions
 from maskloop.desk.datasets import convert_dataset, open_dataset, plan
 from maskloop.loop.load import load_mask
 
@@ -297,6 +297,56 @@ def test_one_kind_of_file_is_read_and_the_others_are_told(tmp_path):
     dataset = open_dataset(tmp_path)
     assert {(i.split, i.has_mask) for i in dataset.items} == {("train", True), ("test", False)}
     assert "captions_train2017.json, stuff_train2017.json" in dataset.notices[0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("to", "outline"), [("coco", "rle"), ("coco", "polygon"), ("coco-panoptic", "rle")]
+)
+def test_noise_comes_back_pixel_by_pixel(tmp_path, to, outline, seed):
+    """Regions of one pixel, with holes in holes, touching by corners, at every border."""
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(1, 40, 2).tolist())
+    masks = []
+    for first in (1, 11) if to == "coco" else (1,):
+        ids = random.integers(0, 4, shape) * (random.random(shape) < random.uniform(0.2, 1))
+        ids = np.where(ids > 0, ids + first, 0).astype(np.uint8)
+        rows = [
+            Label(n, f"cell {n}", category=("cell", "rod")[n % 2], is_thing=True)
+            for n in range(first, first + 5)
+        ]
+        masks.append(Mask(ids, Geometry.pixels(shape), LabelTable(rows)))
+    sample = Sample(Item("a"), tuple(masks))
+    source = Dataset("d", "m", tmp_path, LabelTable(), (sample.item,), lambda i, job: sample)
+    options = Options() if to != "coco" else Options(outline=outline)
+    convert_dataset(source, tmp_path / "out", to, options=options)
+    back = open_dataset(tmp_path / "out")
+    assert back.format == to
+    assert difference(sample, back.read(back.items[0])) == ""
+
+
+def test_what_is_ignored_is_a_crowd_to_others_and_ignored_when_it_comes_back(tmp_path):
+    ids = np.zeros((8, 9), np.uint8)
+    ids[:3], ids[5:] = 1, 2
+    scheme = LabelTable([Label(1, "road"), Label(2, "void", ignore=True)])
+    sample = Sample(Item("a"), (Mask(ids, Geometry.pixels((8, 9)), scheme),))
+    source = Dataset("d", "m", tmp_path, scheme, (sample.item,), lambda i, job: sample)
+    for to in ("coco", "coco-panoptic"):
+        convert_dataset(source, tmp_path / to, to)
+        back = open_dataset(tmp_path / to)
+        rows = back.read(back.items[0]).labels
+        assert [(r.name, r.ignore) for r in rows.values()] == [("road", False), ("void", True)]
+    entries = written(tmp_path / "coco", "instances_default.json")["annotations"]
+    assert [a["iscrowd"] for a in entries] == [0, 1]
+
+
+def test_what_is_not_reviewed_is_told_as_lost(tmp_path):
+    ids = np.ones((8, 9), np.uint8)
+    mask = Mask(ids, Geometry.pixels((8, 9)), LabelTable([Label(1, "road")]))
+    sample = Sample(Item("a"), (mask,), reviewed=np.zeros((8, 9), bool))
+    source = Dataset("d", "m", tmp_path, LabelTable(), (sample.item,), lambda i, job: sample)
+    for to in ("coco", "coco-panoptic"):
+        assert plan(source, to).losses == ("1 image loses what of it was reviewed",)
 
 
 def test_a_volume_is_sent_to_coco_volume(tmp_path):

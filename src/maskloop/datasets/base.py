@@ -111,6 +111,7 @@ RESHAPED = Loss("object", "changes by pixels at its edge", "change by pixels at 
 SCALED = Loss("volume", "of pixels gets 1 mm a pixel", "of pixels get 1 mm a pixel")
 SLICES = Loss("slice", "without labels is left out", "without labels are left out")
 UNREVIEWED = Loss("image", "is in part ignored: unreviewed", "are in part ignored: unreviewed")
+REVIEW = Loss("image", "loses what of it was reviewed", "lose what of them was reviewed")
 IGNORED = Loss("ignored region", "loses its name", "lose their names")
 
 

@@ -18,7 +18,6 @@ from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
 from maskloop.datasets import coco_file, coco_sample
 from maskloop.datasets.base import (
-    PLACE,
     DatasetFormat,
     Held,
     Loss,
@@ -96,9 +95,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
 def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
     """Keep every region whole; only a place in mm has no home."""
     plain = coco_sample.flat(sample)
-    losses = {}
-    if sample.masks[0].geometry.unit == "mm":
-        losses[PLACE] = 1
+    losses = coco_sample.losses_of(sample)
     if options.outline == "polygon" and (staying := coco_sample.has_holes(plain)):
         losses[STAYS] = staying
     return Held(plain, losses)

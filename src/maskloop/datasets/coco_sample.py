@@ -14,7 +14,7 @@ from maskloop.core.geometry import Geometry
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable, colour_of
 from maskloop.core.mask import Mask
-from maskloop.datasets.base import class_of, regions
+from maskloop.datasets.base import PLACE, REVIEW, Loss, class_of, regions
 from maskloop.datasets.coco_file import unique_names
 from maskloop.formats import coco_rows, coco_shapes
 from maskloop.formats.overlap import Layers, Piece
@@ -122,6 +122,16 @@ def flat(sample: Sample) -> Sample:
     return replace(sample, masks=tuple(masks))
 
 
+def losses_of(sample: Sample) -> dict[Loss, int]:
+    """Return what no COCO file has a place for."""
+    losses = {}
+    if sample.masks[0].geometry.unit == "mm":
+        losses[PLACE] = 1
+    if sample.reviewed is not None and not sample.reviewed.all():
+        losses[REVIEW] = 1
+    return losses
+
+
 class Categories:
     """The categories of a file to be written: ids of classes, and new ones as they come.
 
@@ -189,7 +199,7 @@ def annotations_of(
             "image_id": image_id,
             "category_id": categories.id_of(row),
             **shape,
-            "iscrowd": extra.get("iscrowd", 0) if is_class else int(row.ignore),
+            "iscrowd": extra.get("iscrowd", int(row.ignore)) if is_class else int(row.ignore),
             **{k: v for k, v in extra.items() if k != "iscrowd"},
         }
         if row.score is not None:

@@ -26,10 +26,8 @@ from maskloop.core.mask import Mask
 from maskloop.datasets import coco_file, coco_sample
 from maskloop.datasets.base import (
     COVERED,
-    PLACE,
     DatasetFormat,
     Held,
-    Loss,
     Options,
     inside,
     safe_name,
@@ -98,13 +96,11 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
     """Settle overlaps; a place in mm has no home."""
     plain = coco_sample.flat(sample)
     mask, lost = plain.settled()
-    losses: dict[Loss, int] = {}
+    losses = coco_sample.losses_of(sample)
     if lost:
         losses[COVERED] = sum(
             bool((mask.data[m.data == i] != i).any()) for m in plain.masks for i in m.ids()
         )
-    if sample.masks[0].geometry.unit == "mm":
-        losses[PLACE] = 1
     if len(mask.ids()) > _MOST:
         msg = (
             f"expected at most {_MOST:,} segments an image, got more in {sample.item.name!r}; "
@@ -275,7 +271,7 @@ def _segments_of(
             "category_id": categories.id_of(row),
             "area": one.area,
             "bbox": [float(n) for n in one.box],
-            "iscrowd": int(row.ignore and row.category is not None),
+            "iscrowd": int(row.ignore),
             **{k: v for k, v in extras.get(row.id, {}).items() if k not in _OWN},
         }
         if row.score is not None:
