@@ -32,20 +32,19 @@ from maskloop.datasets.base import (
 from maskloop.datasets.cvat_index import Entry, Index, listed
 from maskloop.datasets.drawn import (
     KEY,
-    PICTURES,
     TABLE,
     Drawn,
     Record,
     extras_of,
     flat,
     laid,
+    put_picture,
     record_of,
     scheme_of,
     told_apart,
     without_suffix,
     write_scheme,
 )
-from maskloop.datasets.files import write_picture
 from maskloop.formats.base import first_bytes, reading
 from maskloop.ops import outlines
 from maskloop.ops.fill import Found, cropped, ellipse, fill_corners
@@ -245,8 +244,7 @@ def write(
         for number, (item, sample) in enumerate(zip(dataset.items, samples, strict=True)):
             name = safe_name(item.name)
             target = folder / "images" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            placed = write_picture(item, target, options=options, job=job, suffixes=PICTURES)
+            placed = put_picture(item, target, options=options, job=job)
             suffix = ".png" if placed is None else placed.suffix
             height, width = sample.masks[0].data.shape
             stream.write(

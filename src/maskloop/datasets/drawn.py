@@ -18,7 +18,7 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.geometry import Geometry
 from maskloop.core.labels import Label, LabelTable, Status
 from maskloop.core.mask import Mask
-from maskloop.datasets.base import PLACE, Held, Loss, class_of
+from maskloop.datasets.base import PLACE, Held, Loss, class_of, place_image, read_image
 from maskloop.formats.base import reading, table_bytes, table_from
 from maskloop.formats.overlap import Layers, Piece
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from maskloop.core.job import Job
+    from maskloop.datasets.base import Options
     from maskloop.ops.fill import Found
 
 KEY = "maskloop"  # under which formats that allow foreign keys hold our record of a row
@@ -236,6 +238,25 @@ class Splits:
             for listed in sorted((folder / "splits").glob("*.txt"))
             for line in listed.read_text(encoding="utf-8", errors="replace").splitlines()
         }
+
+
+def put_picture(item: Item, path: Path, *, options: Options, job: Job) -> Path | None:
+    """Put an item's picture at `path` plus a suffix; return where, or None where there is none.
+
+    What is no picture file, such as a radiograph in DICOM, is written anew as PNG.
+    """
+    from maskloop.formats import picture
+    from maskloop.formats.base import Target
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if options.images == "none" or item.image is None or not item.image.exists():
+        return None
+    if item.image.is_file() and item.image.name.lower().endswith(PICTURES):
+        return place_image(item, path, options=options)
+    planned = picture.plan_image(read_image(item, job), suffix=".png").image
+    path = path.with_name(path.name + ".png")
+    picture.write_image(planned, Target(path, ".png", path))
+    return path
 
 
 def told_apart(items: Iterable[Item]) -> tuple[Item, ...]:

@@ -34,6 +34,7 @@ from maskloop.datasets.drawn import (
     json_at,
     laid,
     points_of,
+    put_picture,
     record_of,
     require_size,
     scheme_of,
@@ -42,7 +43,7 @@ from maskloop.datasets.drawn import (
     without_suffix,
     write_scheme,
 )
-from maskloop.datasets.files import named_files, write_picture
+from maskloop.datasets.files import named_files
 from maskloop.formats.base import first_bytes
 from maskloop.ops.fill import fill_corners
 from maskloop.ops.rings import rings
@@ -298,8 +299,7 @@ def write(
     for item, sample in zip(dataset.items, samples, strict=True):
         name = safe_name(item.name)
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(item, target, options=options, job=job, suffixes=PICTURES)
+        put_picture(item, target, options=options, job=job)
         height, width = sample.masks[0].data.shape
         extras = extras_of(sample, "geojson").objects
         content = {

@@ -33,6 +33,7 @@ from maskloop.datasets.drawn import (
     json_at,
     laid,
     points_of,
+    put_picture,
     record_of,
     require_size,
     scheme_of,
@@ -40,7 +41,7 @@ from maskloop.datasets.drawn import (
     union,
     write_scheme,
 )
-from maskloop.datasets.files import named_files, write_picture
+from maskloop.datasets.files import named_files
 from maskloop.formats import picture_png
 from maskloop.formats.base import first_bytes
 from maskloop.ops.fill import cropped, ellipse, fill_corners
@@ -294,8 +295,7 @@ def write(
     for item, sample in zip(dataset.items, samples, strict=True):
         name = safe_name(item.name)
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        placed = write_picture(item, target, options=options, job=job, suffixes=PICTURES)
+        placed = put_picture(item, target, options=options, job=job)
         shown = target.name + (".png" if placed is None else placed.suffix)
         content = _content(sample, shown, dataset.scheme, options)
         text = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

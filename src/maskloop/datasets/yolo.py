@@ -40,12 +40,13 @@ from maskloop.datasets.drawn import (
     Drawn,
     flat,
     laid,
+    put_picture,
     require_size,
     size_of,
     told_apart,
     without_suffix,
 )
-from maskloop.datasets.files import named_files, write_picture
+from maskloop.datasets.files import named_files
 from maskloop.datasets.yolo_yaml import Value, parsed, written
 from maskloop.formats.base import reading
 from maskloop.ops.fill import cropped, fill_centres
@@ -383,9 +384,7 @@ def write(
         for kind in ("images", "labels"):
             (folder / kind / within).parent.mkdir(parents=True, exist_ok=True)
         (folder / "labels" / f"{within}.txt").write_text("".join(lines), encoding="ascii")
-        placed = write_picture(
-            item, folder / "images" / within, options=options, job=job, suffixes=PICTURES
-        )
+        placed = put_picture(item, folder / "images" / within, options=options, job=job)
         if placed is None:
             height, width = sample.masks[0].data.shape
             sizes.append(f"labels/{within},{height},{width}\n")
