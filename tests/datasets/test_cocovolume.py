@@ -23,7 +23,7 @@ from maskloop.core.mask import Mask
 from maskloop.datasets import format_of
 from maskloop.datasets.base import Options, difference, read_image
 from maskloop.datasets.cocovolume import FORMAT
-from maskloop.desk.datasets import convert_dataset, open_dataset
+from maskloop.desk.datasets import convert_dataset, open_dataset, plan
 from tests.datasets import volumes
 
 ALL = Options(empty="all")
@@ -152,6 +152,16 @@ def test_empty_slices_are_kept_by_choice_and_told(tmp_path, empty, kept, lost):
     found, sample = opened(tmp_path)
     assert found.items[0].shape == volumes.SHAPE
     assert difference(meant, sample) == ""
+
+
+def test_what_was_reviewed_in_part_is_told_as_lost(tmp_path):
+    seen = np.ones(volumes.SHAPE, bool)
+    meant = replace(volumes.sample(tmp_path), reviewed=seen)
+    made = volumes.dataset_of(tmp_path, meant)
+    assert plan(made, "coco-volume", options=ALL).losses == ()
+    seen[0] = False
+    told = ("1 image loses what of it was reviewed",)
+    assert plan(made, "coco-volume", options=ALL).losses == told
 
 
 def test_a_volume_without_any_label_stays_in_the_set(tmp_path):

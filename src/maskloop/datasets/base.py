@@ -267,6 +267,11 @@ def regions(sample: Sample) -> Iterator[Region]:
             yield Region(labels[number], box, numbers[box] == stored)
 
 
+def is_partly_reviewed(sample: Sample) -> bool:
+    """Whether there are voxels that nobody vouches for."""
+    return sample.reviewed is not None and not bool(sample.reviewed.all())
+
+
 def class_of(label: Label) -> str:
     """Return the name of the class that a row belongs to, or is."""
     return label.category or label.name
@@ -379,6 +384,13 @@ def place_image(item: Item, target: Path, *, options: Options) -> Path | None:
     else:
         shutil.copyfile(item.image, path)
     return path
+
+
+def has_pixels(item: Item) -> bool:
+    """Whether an item's image can be read: from a file or folder, or by its own dataset."""
+    if item.image is not None:
+        return item.image.exists()
+    return bool(getattr(item.ref, "has_pixels", False))
 
 
 def read_image(item: Item, job: Job) -> Image:

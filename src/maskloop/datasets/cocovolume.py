@@ -23,17 +23,19 @@ from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, GeometryError, InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.datasets.base import (
+    REVIEW,
     SLICES,
     DatasetFormat,
     Held,
     Options,
     class_ids,
     class_of,
+    has_pixels,
+    is_partly_reviewed,
     read_image,
     safe_name,
 )
 from maskloop.datasets.cocovolume_read import Volume, opened
-from maskloop.datasets.files import has_pixels
 from maskloop.formats import picture_png
 from maskloop.formats.base import first_bytes
 from maskloop.ops import outlines
@@ -124,7 +126,9 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
         replace(one, labels=one.labels.covering(one.ids()), header=None) for one in sample.masks
     )
     left_out = mask.data.shape[options.axis] - len(_slices(sample, options))
-    return Held(replace(sample, masks=masks), {SLICES: left_out} if left_out else {})
+    losses = {SLICES: left_out, REVIEW: int(is_partly_reviewed(sample))}
+    held = Sample(sample.item, masks)
+    return Held(held, {loss: count for loss, count in losses.items() if count})
 
 
 def _slices(sample: Sample, options: Options) -> list[int]:

@@ -26,11 +26,13 @@ from maskloop.core.image import stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
 from maskloop.datasets.base import (
+    REVIEW,
     DatasetFormat,
     Held,
     Loss,
     Options,
     class_of,
+    is_partly_reviewed,
     read_image,
     safe_name,
 )
@@ -231,10 +233,9 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
         planned = plan(_on_series(mask, sample.item), suffix=".seg.dcm").mask
         shortened += sum(row.name != mask.labels[i].name for i, row in planned.labels.items())
         masks.append(planned)
-    held = replace(
-        sample, masks=tuple(masks), reviewed=None, drafts={}, authors=None, author_names={}
-    )
-    return Held(held, {RENAMED: shortened} if shortened else {})
+    losses = {RENAMED: shortened, REVIEW: int(is_partly_reviewed(sample))}
+    held = Sample(sample.item, tuple(masks))
+    return Held(held, {loss: count for loss, count in losses.items() if count})
 
 
 def _on_series(mask: Mask, item: Item) -> Mask:

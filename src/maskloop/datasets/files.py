@@ -12,7 +12,7 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.image import stem_of
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.datasets.base import PLACE, SCALED, Loss, place_image, read_image
+from maskloop.datasets.base import PLACE, SCALED, Loss, has_pixels, place_image, read_image
 from maskloop.formats import nifti, picture, picture_png
 from maskloop.formats.base import Target, default_table, read_sidecar, reading
 
@@ -43,13 +43,6 @@ def named_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
             name = (path.parent.relative_to(folder) / stem_of(path)).as_posix()
             found.setdefault(name, path)
     return found
-
-
-def has_pixels(item: Item) -> bool:
-    """Whether an item's image can be read: from a file or folder, or by its own dataset."""
-    if item.image is not None:
-        return item.image.exists()
-    return bool(getattr(item.ref, "has_pixels", False))
 
 
 def format_of(path: Path) -> Format:

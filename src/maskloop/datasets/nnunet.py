@@ -27,6 +27,7 @@ from maskloop.datasets.base import (
     DatasetFormat,
     Held,
     Options,
+    has_pixels,
     inside,
     place_image,
     read_image,
@@ -34,7 +35,6 @@ from maskloop.datasets.base import (
 )
 from maskloop.datasets.files import (
     as_stored,
-    has_pixels,
     read_maps,
     read_masks,
     write_gray,

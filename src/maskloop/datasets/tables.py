@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.labels import Label, LabelTable
-from maskloop.datasets.base import COVERED, IGNORED, MERGED, UNREVIEWED, Loss, class_of
+from maskloop.datasets.base import (
+    COVERED,
+    IGNORED,
+    MERGED,
+    UNREVIEWED,
+    Loss,
+    class_of,
+    is_partly_reviewed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -140,7 +148,7 @@ def as_classes(sample: Sample, classes: LabelTable) -> tuple[Mask, dict[Loss, in
         for one in sample.masks:
             for i in one.ids():
                 losses[COVERED] += bool((mask.data[one.data == i] != numbers[i]).any())
-    if sample.reviewed is not None and not sample.reviewed.all():
+    if sample.reviewed is not None and is_partly_reviewed(sample):
         data = mask.data.astype(np.promote_types(mask.data.dtype, np.min_scalar_type(void)))
         data[~sample.reviewed] = void
         mask = replace(mask, data=data)
