@@ -458,3 +458,25 @@ def test_what_others_mark_keeps_the_rows_selected(opened: Any) -> None:
     session.refresh()
     assert panel.dataset.list.chosen == [2]
     assert session.standing(0).status == "flagged"
+
+
+def test_a_label_is_cut_out_of_its_picture(
+    opened: Any, settle: Callable[[Any], None], qtbot: Any, tmp_path: Path
+) -> None:
+    _, panel, folder = opened
+    assert panel.cutout.isHidden()
+    panel.dataset.session.step(1)
+    shown(panel, qtbot, 0)
+    assert not panel.cutout.isHidden()
+    panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 2)
+    panel.host.labels.layer.selected_label = 1
+    panel.cutout.what.setCurrentIndex(1)
+    panel.cutout.soft.setValue(0)
+    panel.cutout.save(tmp_path / "cell.png")
+    settle(panel)
+    found = np.array(Picture.open(tmp_path / "cell.png").convert("RGBA"))
+    grey = np.array(Picture.open(folder / "images" / "p0.png"))
+    region = np.zeros(SHAPE, bool)
+    region[2:6, 3:9] = True
+    assert np.array_equal(found[..., 3], np.where(region, 255, 0))
+    assert np.array_equal(found[region][:, 0], grey[region])

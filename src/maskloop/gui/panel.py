@@ -9,6 +9,7 @@ import napari.viewer
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
+from maskloop.gui.cutout_box import CutoutBox
 from maskloop.gui.dataset_convert import ConvertBox
 from maskloop.gui.host import Host
 from maskloop.gui.section import Section
@@ -55,6 +56,8 @@ class Panel(QWidget):
         self.compare = CompareSection(self.host)
         self.export = ExportSection(self.host)
         self.convert = ConvertBox(self.host, self.dataset.session)
+        self.cutout = CutoutBox(self.host)
+        self.export.rows.addWidget(self.cutout)
         self.export.rows.addWidget(self.convert)
         self.train = TrainSection(self.host)
         self._upright = Upright(viewer, self.load.chosen_convention)

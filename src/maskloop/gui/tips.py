@@ -137,6 +137,11 @@ TIPS = {
     "dataset_unsaved": "Go on without what you did on this image: it is lost.",
     "dataset_object_class": "The class of the next new object.",
     "dataset_object": "Begin one more object of this class, with a number of its own.",
+    "cutout": "Write what the labels cover as a PNG whose rest is transparent; it is read back and "
+    "compared before it is put in place.",
+    "cutout_what": "Everything that is labelled, or the label selected only.",
+    "cutout_soft": "How wide the edge is over which it fades; half of it lies inside.",
+    "cutout_crop": "Keep only the box round it, not the whole picture's size.",
     "convert_format": "The format of the new dataset.",
     "convert_which": "Which images go into it; images that nothing is drawn on never do.",
     "convert_images": "Whether pictures are copied, hard-linked, or only named.",
