@@ -163,6 +163,16 @@ def test_numbers_in_a_jpeg_are_refused(tmp_path):
         found.read(found.items[0])
 
 
+@pytest.mark.parametrize("coding", ["colours = true", 'class = "R*65536+G*256+B"'])
+def test_a_photograph_is_no_mask(tmp_path, coding):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), U8)
+    save(tmp_path / "labels/a.png", noise)
+    text(tmp_path / maskfolder.PROFILE, f'masks = "labels/{{name}}.png"\n{coding}\n')
+    found = open_dataset(tmp_path)
+    with pytest.raises(FormatError, match="photograph"):
+        found.read(found.items[0])
+
+
 def test_two_masks_for_one_picture_are_refused(tmp_path):
     save(tmp_path / "masks/a.png", U8([[1]]))
     save(tmp_path / "masks/a.bmp", U8([[1]]))

@@ -203,6 +203,16 @@ def test_more_classes_than_fit_are_refused_with_nothing_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_scheme_of_many_classes_is_written_where_few_are_used(tmp_path):
+    scheme = LabelTable([Label(i, f"class {i}") for i in range(1, 400)])
+    mask = mask_of([[7, 300]], [scheme[7], scheme[300]])
+    sample = Sample(Item("a"), (mask,))
+    made = Dataset("d", "made", tmp_path, scheme, (sample.item,), lambda i, job: sample)
+    convert_dataset(made, tmp_path / "out", "voc", lossless=True)
+    found = open_dataset(tmp_path / "out")
+    assert {r.label.name for r in regions(found.read(found.items[0]))} == {"class 7", "class 300"}
+
+
 def test_indexed_sets_keep_groups_and_large_ids_shrink(tmp_path):
     data = np.array([[0, 70_000], [90_000, 90_000]], np.uint32)
     mask = Mask(data, Geometry.pixels((2, 2)), LabelTable([car(70_000), car(90_000)]))

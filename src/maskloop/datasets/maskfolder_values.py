@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 JPEG = (".jpg", ".jpeg")
 _LARGEST = 2**40
-_MOST_COLOURS = 4096  # a mask without loss has a few hundred
+_MOST_STRANGERS = 256  # values that the profile does not know
 _MOST_PIXELS = 2**31
 
 
@@ -227,9 +227,24 @@ def decode(
         numbers = _asked(variant.object_, objects.channels, path)[pair % many]
     elif variant.object_ is not None and not variant.objects:
         numbers = _asked(variant.object_, found.channels, path)
+    _require_few(values, variant, classes, path)
     rows, table, strange = _rows(values, numbers, ignored, variant, classes, file_class)
     ids = table.astype(smallest_unsigned(int(table.max(initial=0))))[place]
     return Decoded(ids, rows, strange)
+
+
+def _require_few(
+    values: Values, variant: Variant, classes: Sequence[tuple[int, Label]], path: Path
+) -> None:
+    """Refuse what is no mask but a photograph: hundreds of values that no class has."""
+    known = {0, *variant.nothing, *(value for value, _ in classes)}
+    strangers = int((~np.isin(np.unique(values), list(known))).sum())
+    if strangers > _MOST_STRANGERS:
+        msg = (
+            f"expected the values of the classes in {path.name}, got {strangers:,} others; this "
+            "looks like a photograph or a mask saved with loss: choose another file or profile"
+        )
+        raise FormatError(msg)
 
 
 def _classes(
@@ -262,15 +277,7 @@ def _classes(
         known.setdefault(int(row.colour[1:], 16), value)
     if is_jpeg:
         return _nearest(np.stack([red, green, blue], 1), known)
-    out = np.array([known.get(int(rgb), -_LARGEST - int(rgb)) for rgb in packed], np.int64)
-    strangers = int(np.count_nonzero(out <= -_LARGEST))
-    if strangers > _MOST_COLOURS:
-        msg = (
-            f"expected the colours of the table in {path.name}, got {strangers:,} others; this "
-            "looks like a photograph or a mask saved with loss: choose another file or profile"
-        )
-        raise FormatError(msg)
-    return out
+    return np.array([known.get(int(rgb), -_LARGEST - int(rgb)) for rgb in packed], np.int64)
 
 
 def _nearest(colours: Values, known: Mapping[int, int]) -> Values:

@@ -139,10 +139,14 @@ class Values:
         fixed: dict[str, int] | None = None,
         start: int = 1,
     ) -> Values:
-        """Return the values of a dataset's scheme, in its order."""
+        """Return the values of a dataset's scheme, in its order.
+
+        A scheme with more classes than there are values gets them in the order of their use.
+        """
         made = cls({}, most, fixed or {}, start, with_void)
-        for row in dataset.scheme.values():
-            if not (row.ignore and with_void):
+        rows = [row for row in dataset.scheme.values() if not (row.ignore and with_void)]
+        if len(rows) <= most - start - len(made.fixed):
+            for row in rows:
                 made.of_row(row)
         return made
 
