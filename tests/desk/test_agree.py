@@ -291,6 +291,21 @@ def test_two_readers_folders_of_cases_are_compared_case_by_case(tmp_path, capsys
     ]  # fmt: skip
 
 
+def test_a_folder_of_pairs_is_a_reader_too(tmp_path):
+    for reader, shift in (("anna", 0), ("bert", 1)):
+        for kind in ("images", "masks"):
+            (tmp_path / reader / kind).mkdir(parents=True)
+        for number in range(2):
+            ids = np.zeros((20, 20), np.uint8)
+            ids[4 + shift : 12 + shift, 4:12] = 1
+            mask = Mask(ids, Geometry.pixels(ids.shape), LabelTable.classes(["cell"]))
+            export(mask, tmp_path / reader / "masks" / f"im{number}.png")
+            export(mask, tmp_path / reader / "images" / f"im{number}.png")
+    found = agree(tmp_path / "anna", tmp_path / "bert")
+    assert [o.dice for o in found.objects] == [pytest.approx(7 / 8)] * 2
+    assert found.items == ("im0", "im1")
+
+
 def test_refusals_are_in_words():
     a = lesions(0)
     moved = Geometry.regular(a.data.shape, (3.0, 0.8, 0.8))

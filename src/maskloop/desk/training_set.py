@@ -78,7 +78,9 @@ def given_cases(
         if isinstance(one, Dataset):
             dataset = one
         elif isinstance(one, (str, Path)):
-            dataset = dataset_at(one, format=format, profile=profile, job=job)
+            is_told = format is not None or profile is not None
+            if is_told or not _are_pairs(Path(one)):
+                dataset = dataset_at(one, format=format, profile=profile, job=job)
         if dataset is not None:
             listed = training_cases(chosen(dataset, status=only, job=job), job)
             left = sided(listed)
@@ -178,7 +180,7 @@ def _has_pixels(item: Item) -> bool:
 def dataset_at(
     place: Path | str, *, format: str | None = None, profile: Path | None = None, job: Job
 ) -> Dataset | None:
-    """Return the dataset at a path; None where there is none, or plain pairs (see `find_pairs`).
+    """Return the dataset at a path; None where no format knows it.
 
     Parameters
     ----------
@@ -206,12 +208,20 @@ def dataset_at(
             format = datasets.format_of(path).name
         except FormatError:
             return None
-        if format == "pairs" and _are_pairs(path):
-            return None
     return open_dataset(path, format=format, options=Options(profile=profile), job=job)
 
 
 def _are_pairs(path: Path) -> bool:
+    """Whether a folder is one that `find_pairs` knows and no format but that of plain pairs."""
+    from maskloop import datasets
+
+    if not path.is_dir():
+        return False
+    try:
+        if datasets.format_of(path).name != "pairs":
+            return False
+    except FormatError:
+        return True
     if (path / "images").is_dir():
         return True
     try:
