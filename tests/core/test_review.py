@@ -412,3 +412,9 @@ def test_a_cases_review_survives_closing(tmp_path: Path) -> None:
         assert [one.status for one in case.review.candidates] == ["dismissed"]
         assert case.review.unseen(0) == (0, 1, 2, 4, 5)
         assert case.review.shape == (6, 8, 8)
+
+
+def test_a_picture_has_no_slices_to_miss() -> None:
+    report = Review(shape=(5, 6)).report([range(5), range(6)])
+    assert report.unseen == ()
+    assert report.warnings == ()

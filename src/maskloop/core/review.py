@@ -286,7 +286,8 @@ class Review:
         return Report(
             axis=axis,
             within=extent[axis],
-            unseen=self.unseen(axis, extent[axis]),
+            # A picture is seen whole; it has no slices to miss.
+            unseen=self.unseen(axis, extent[axis]) if len(extent) > 2 else (),
             seen_after_s=self.seen_after_s,
             seconds=seconds,
             candidates=self.candidates,
