@@ -194,6 +194,18 @@ def test_single_classes_are_matched_whatever_they_are_called():
     assert [o.dice for o in found.objects] == [1.0]
 
 
+def test_a_cat_alone_and_a_dog_alone_are_no_single_class():
+    ids = np.zeros((9, 9), np.uint8)
+    ids[2:7, 2:7] = 1
+
+    def reader(name: str) -> Dataset:
+        table = LabelTable([Label(1, name)])
+        made = dataset_of(name, Sample(Item("x"), (Mask(ids, Geometry.pixels((9, 9)), table),)))
+        return replace(made, scheme=LabelTable.classes(["cat", "dog"]))
+
+    assert [o.status for o in agree(reader("cat"), reader("dog")).objects] == ["other class"]
+
+
 def test_what_was_not_reviewed_or_is_ignored_counts_for_nobody():
     a, b = lesions(0), lesions(0, without=0)
     seen = np.ones(a.data.shape, bool)

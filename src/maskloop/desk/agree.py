@@ -49,8 +49,8 @@ def agree(
 ) -> Agreement:
     """Compare what two readers drew, object by object.
 
-    Classes are matched by name, upper and lower case alike; where each reader has a single class,
-    these are matched whatever they are called. What either ignores is left out of both.
+    Classes are matched by name, upper and lower case alike; where each reader has a single class in
+    all, these are matched whatever they are called. What either ignores is left out of both.
 
     Parameters
     ----------
@@ -105,11 +105,13 @@ def agree(
     notes: dict[str, None] = {}
     units = set()
     specks = 0
+    # Of the whole, not of an item: cats alone here and dogs alone there are not one class.
+    is_single = all(sum(not r.ignore for r in d.scheme.values()) < 2 for d in (one, other))
     for first, second in job.track(pairs, "compare"):
         samples = (one.read(first, job), other.read(second, job))
         if not reviewed:
             samples = (replace(samples[0], reviewed=None), replace(samples[1], reviewed=None))
-        found = _compared(*samples, by=by, least=least, kind=kind)
+        found = _compared(*samples, by=by, least=least, kind=kind, any_name=is_single)
         objects += [o for o in found.objects if not _is_speck(o, smallest)]
         specks += sum(_is_speck(o, smallest) for o in found.objects)
         classes += found.classes
@@ -220,7 +222,9 @@ class _Found:
     notes: list[str]
 
 
-def _compared(a: Sample, b: Sample, *, by: By | None, least: float, kind: Kind | None) -> _Found:
+def _compared(
+    a: Sample, b: Sample, *, by: By | None, least: float, kind: Kind | None, any_name: bool
+) -> _Found:
     """Return the agreement on one item."""
     tables = [replace(s.masks[0], labels=s.labels) for s in (a, b)]
     require_same_grid(tables[0], tables[1])
@@ -230,7 +234,7 @@ def _compared(a: Sample, b: Sample, *, by: By | None, least: float, kind: Kind |
             f"{a.item.name!r}; compare one frame at a time"
         )
         raise InputError(msg)
-    kinds, wholes, called, notes = _kinds(tables[0], tables[1], kind)
+    kinds, wholes, called, notes = _kinds(tables[0], tables[1], kind, any_name)
     left_out, note = _left_out(a, b)
     drawn = [
         objects_of(
@@ -249,7 +253,7 @@ def _compared(a: Sample, b: Sample, *, by: By | None, least: float, kind: Kind |
 
 
 def _kinds(
-    a: Mask, b: Mask, kind: Kind | None
+    a: Mask, b: Mask, kind: Kind | None, any_name: bool
 ) -> tuple[list[dict[int, int]], list[set[int]], dict[int, str], list[str]]:
     """Return the class of each id of both, which ids are classes, their names, and notes."""
     names = [class_names(mask, other, kind) for mask, other in ((a, b), (b, a))]
@@ -259,7 +263,7 @@ def _kinds(
     ]
     single = [set(found.values()) for found in names]
     notes = []
-    if all(len(s) == 1 for s in single):
+    if any_name and all(len(s) == 1 for s in single):
         (wanted,), (own,) = single
         if wanted.casefold() != own.casefold():
             notes.append(f"{own!r} is taken for {wanted!r}: each reader has one class only")
