@@ -15,7 +15,16 @@ from maskloop.core.labels import Label, LabelTable
 from maskloop.core.mask import Mask
 from maskloop.desk.cases import open_case
 from maskloop.desk.datasets import convert_dataset, open_dataset
-from maskloop.desk.items import class_row, corrected, count_items, free_id, open_item, open_list
+from maskloop.desk.images import list_images
+from maskloop.desk.items import (
+    class_row,
+    corrected,
+    count_items,
+    free_id,
+    nameless,
+    open_item,
+    open_list,
+)
 from maskloop.desk.worklist import Facts, Worklist
 
 SHAPE = (12, 14)
@@ -140,3 +149,22 @@ def test_a_folder_of_dicom_series_is_a_list_of_series(shared_data: Path, tmp_pat
     opened = open_item(listed, listed.items[1])
     assert opened.image is not None
     assert opened.masks[0].data.shape == opened.image.data.shape == (20, 512, 512)
+
+
+def test_a_folder_called_after_a_patient_names_nothing_that_is_written(tmp_path: Path) -> None:
+    for patient in ("DOE_JOHN", "ROE_JANE"):
+        (tmp_path / patient).mkdir()
+        (path,) = pictures(tmp_path / patient, "scan")
+        with open_case(path) as case:
+            case.paint((5, 5), radius_mm=2, label="cell")
+    listed = list_images(tmp_path)
+    assert [item.name for item in listed.items] == ["DOE_JOHN/scan", "ROE_JANE/scan"]
+    whole = nameless(corrected(listed))
+    assert [item.name for item in whole.items] == ["group-001/scan", "group-002/scan"]
+    convert_dataset(whole, tmp_path / "out", "coco")
+    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    told = "".join(str(p.relative_to(tmp_path)) for p in written)
+    told += "".join(p.read_text() for p in written if p.suffix == ".json")
+    assert "group-001" in told
+    for word in ("DOE", "JOHN", "ROE", "JANE"):
+        assert word not in told

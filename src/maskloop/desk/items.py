@@ -185,6 +185,34 @@ def corrected(
     return replace(dataset, items=tuple(items), reader=read, scheme=scheme, kind=kind)
 
 
+def nameless(dataset: Dataset) -> Dataset:
+    """Return a list of images under names that tell no patient, for whatever is written of it.
+
+    Folders of DICOM, and those above images, are often called after one: they become numbers.
+    Datasets that are more than a list of images keep the names that they have.
+    """
+    if dataset.format != IMAGES:
+        return dataset
+    groups: dict[str, str] = {}
+    origins: dict[str, Item] = {}
+    for number, item in enumerate(dataset.items, start=1):
+        group = item.group
+        if group:
+            group = groups.setdefault(group, f"group-{len(groups) + 1:03d}")
+        is_folder = item.image is not None and item.image.is_dir()
+        name = f"series-{number:03d}" if is_folder else item.name.rpartition("/")[2]
+        name = f"{group}/{name}" if group else name
+        name = name if name not in origins else f"{name}-{number:03d}"
+        origins[name] = replace(item, group=group)
+
+    def read(item: Item, job: Job) -> Sample:
+        own = origins[item.name]
+        return replace(dataset.read(own, job), item=item)
+
+    items = tuple(replace(item, name=name) for name, item in origins.items())
+    return replace(dataset, items=items, reader=read)
+
+
 def free_id(tables: Iterable[LabelTable]) -> int:
     """Return an id above those of all tables."""
     return 1 + max((i for table in tables for i in table), default=0)

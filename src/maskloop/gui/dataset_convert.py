@@ -138,7 +138,7 @@ class ConvertBox(QWidget):
 
         def work(job: Job) -> Any:  # Any: a Conversion
             from maskloop.desk.datasets import Options, plan
-            from maskloop.desk.items import corrected
+            from maskloop.desk.items import corrected, nameless
 
             names = None if which == 0 else listed
             if which == 2:
@@ -146,7 +146,7 @@ class ConvertBox(QWidget):
                 names = {item.name for item in done}
             whole = corrected(dataset, workspace=workspace, only=names, worklist=kept)
             options = Options(**made)
-            return plan(whole, row["name"], options=options, skip_refused=True, job=job)
+            return plan(nameless(whole), row["name"], options=options, skip_refused=True, job=job)
 
         def begin() -> None:
             title = f"Looking what {row['title']} can hold"
