@@ -157,6 +157,22 @@ def test_other_layouts_open(tmp_path):
     assert read(tmp_path).labels[1].category == "x"
 
 
+def test_a_folder_without_yaml_is_known_by_its_texts(tmp_path):
+    from maskloop.datasets import format_of
+
+    placed(tmp_path, "0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "data.yaml").unlink()
+    assert format_of(tmp_path).name == "yolo"
+    (item,) = open_dataset(tmp_path).items
+    assert (item.name, item.split) == ("a", "train")
+    # The matrix of regions of Stanford Background is whole numbers.
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0 0 1 1\n0 0 1 1 1\n")
+    assert not yolo.sniff(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "annotations").mkdir()
+    assert not yolo.sniff(tmp_path)
+
+
 def test_lists_of_pictures_open(tmp_path):
     placed(tmp_path, "0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     (tmp_path / "train.txt").write_text("./images/train/a.png\n")
@@ -193,6 +209,13 @@ def test_a_picture_without_a_text_is_empty_and_a_split_without_texts_is_for_test
 def test_damaged_lines_are_named(line, words, tmp_path):
     with pytest.raises(FormatError, match=words):
         read(placed(tmp_path, f"{line}\n"))
+
+
+def test_keypoints_are_refused(tmp_path):
+    """Their lines would read as polygons."""
+    placed(tmp_path, "", names="names: [a]\nkpt_shape: [17, 3]")
+    with pytest.raises(FormatError, match="keypoints"):
+        open_dataset(tmp_path)
 
 
 def test_folders_outside_the_dataset_are_refused(tmp_path):

@@ -34,6 +34,7 @@ KEY = "maskloop"  # under which formats that allow foreign keys hold our record 
 TABLE = "classes.json"
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _KEPT = ("name", "colour", "ignore", "score", "author", "locked", "visible", "status", "is_thing")
+_KINDS = {f.name: str(f.type) for f in fields(Label)}
 _MOST = 2**31 - 1
 _LARGEST = 2**32  # pixels of a picture
 
@@ -125,11 +126,10 @@ def rows_of(drawn: Sequence[Drawn], scheme: LabelTable) -> list[Label]:
 def _row(number: int, one: Drawn, scheme: LabelTable) -> Label:
     is_class = one.record.get("is_class") is True
     row = _plain(number, one.category, scheme, is_class=is_class)
-    kinds = {f.name: str(f.type) for f in fields(Label)}
     kept = {
         key: value
         for key, value in one.record.items()
-        if key in _KEPT and type(value).__name__ in kinds[key]
+        if key in _KEPT and type(value).__name__ in _KINDS[key]
     }
     if one.record.get("status") in get_args(Status):
         kept["status"] = one.record["status"]
@@ -306,6 +306,11 @@ def require_size(
     is_whole = type(height) is type(width) is int
     if is_whole and min(height, width) > 0 and height * width <= _LARGEST:
         return height, width
+    if is_whole and min(height, width) > 0:
+        msg = (
+            f"expected a picture of at most {_LARGEST:,} pixels in {where}, got {width} x {height}"
+        )
+        raise FormatError(f"{msg}; cut it into tiles")
     msg = f"expected the height and width of a picture in {where}, got {(height, width)!r}"
     raise FormatError(f"{msg}; repair the entry")
 

@@ -186,7 +186,7 @@ def _read(item: Item, scheme: LabelTable, job: Job) -> Sample:
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         msg = f"expected a list of shapes in {file.name}, got {str(shapes)[:40]!r}"
         raise FormatError(f"{msg}; save the file from LabelMe again")
-    if "imageHeight" in content or item.image is None:
+    if content.get("imageHeight") is not None or item.image is None:
         where = file.name
         shape = require_size(content.get("imageHeight"), content.get("imageWidth"), where)
     else:

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
-from maskloop.core.labels import Label, LabelTable, colour_of
+from maskloop.core.labels import LabelTable, colour_of
 from maskloop.datasets.base import (
     SCORES,
     DatasetFormat,
@@ -31,29 +29,36 @@ from maskloop.datasets.base import (
     Loss,
     Options,
     class_of,
-    inside,
     regions,
     safe_name,
 )
 from maskloop.datasets.drawn import (
-    PICTURES,
     Drawn,
     flat,
     laid,
     put_picture,
-    require_size,
     size_of,
     told_apart,
-    without_suffix,
 )
-from maskloop.datasets.files import named_files
+from maskloop.datasets.yolo_places import (
+    REST,
+    SIZES,
+    SPLITS,
+    YAML,
+    folders,
+    listed,
+    scheme_of,
+    sizes_of,
+    sniff,
+    yaml_of,
+)
 from maskloop.datasets.yolo_yaml import Value, parsed, written
 from maskloop.formats.base import reading
 from maskloop.ops.fill import cropped, fill_centres
 from maskloop.ops.trails import trail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -67,178 +72,31 @@ APART = Loss("class region", "becomes objects, one a part", "become objects, one
 LEFT_OUT = Loss("ignored region", "is left out", "are left out")
 NAMES = Loss("object", "loses its own name", "lose their own names")
 
-_YAML = ("data.yaml", "data.yml", "dataset.yaml")
-_SIZES = "sizes.csv"
-_REST = "rest"  # folder of items without a split, where others have one
-_SPLITS = ("train", "val", "test")
-_WORDS = ("path", "names", "nc", "colors", "download", "kpt_shape", "flip_idx", "yaml_file")
 _AHEAD = 0.25  # of a pixel: cut off or rounded, the same pixel
 _SLACK = 0.01  # of a pixel: six digits of a share
-
-
-def sniff(path: Path) -> bool:
-    """Whether a folder has a data.yaml with names, or images/ and labels/ with texts."""
-    if path.is_dir():
-        file = _yaml_of(path)
-        if file is not None:
-            return _is_yaml(file)
-        texts = chain((path / "labels").glob("*.txt"), (path / "labels").glob("*/*.txt"))
-        return (path / "images").is_dir() and next(texts, None) is not None
-    return path.suffix.lower() in (".yaml", ".yml") and _is_yaml(path)
-
-
-def _yaml_of(folder: Path) -> Path | None:
-    found = (folder / name for name in _YAML)
-    return next((file for file in found if file.is_file()), None)
-
-
-def _is_yaml(file: Path) -> bool:
-    try:
-        text = "\n" + file.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
-    except OSError:
-        return False
-    return "\nnames" in text and any(f"\n{split}:" in text for split in _SPLITS)
 
 
 def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     """List pictures and texts of every split that data.yaml names; no text is read."""
     root = path if path.is_dir() else path.parent
-    file = _yaml_of(path) if path.is_dir() else path
+    file = yaml_of(path) if path.is_dir() else path
     keys: dict[str, Value] = {}
     if file is not None:
         with reading(file):
             keys = parsed(file.read_text(encoding="utf-8-sig", errors="replace"), file.name)
-    scheme = _scheme(keys.get("names", []), keys.get("colors", []), root)
-    sizes = _sizes(root)
+    if "kpt_shape" in keys:
+        msg = f"expected outlines, got keypoints (kpt_shape) in {root.name}; choose another set"
+        raise FormatError(msg)
+    scheme = scheme_of(keys.get("names", []), keys.get("colors", []), root)
+    sizes = sizes_of(root)
     found = [
-        item
-        for split, folder in _folders(keys, root)
-        for item in _listed(folder, split, root, sizes)
+        item for split, folder in folders(keys, root) for item in listed(folder, split, root, sizes)
     ]
 
     def read(item: Item, job: Job) -> Sample:
         return _read(item, scheme, job)
 
     return Dataset(root.name, "yolo", path, scheme, told_apart(found), read, "objects")
-
-
-def _scheme(names: object, colours: object, root: Path) -> LabelTable:
-    """Return the classes, number n of the texts as id n + 1."""
-    if not names and (root / "classes.txt").is_file():
-        names = (root / "classes.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    listed, shades = _numbered(names), _numbered(colours)
-    rows = []
-    for number, name in listed.items():
-        try:
-            rows.append(Label(number + 1, name, shades.get(number, ""), is_thing=True))
-        except InputError:
-            rows.append(Label(number + 1, name, is_thing=True))
-    return LabelTable(rows)
-
-
-def _numbered(stated: object) -> dict[int, str]:
-    if isinstance(stated, list):
-        return dict(enumerate(map(str, stated)))
-    if not isinstance(stated, dict):
-        return {}
-    try:
-        found = {int(number): str(name) for number, name in stated.items()}
-    except ValueError:
-        found = {-1: ""}
-    if min(found, default=0) < 0 or max(found, default=0) >= 2**31:
-        msg = f"expected 'number: name' from 0 in data.yaml, got {str(stated)[:60]!r}"
-        raise FormatError(f"{msg}; correct the names")
-    return found
-
-
-def _folders(keys: Mapping[str, Value], root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield each split's folders or lists of pictures, once where several splits name the same."""
-    named = [
-        (key, one)
-        for key, value in keys.items()
-        if key not in _WORDS and not isinstance(value, dict)
-        for one in ([value] if isinstance(value, str) else value)
-        if key in _SPLITS or "images" in one
-    ]
-    named = [(key, one) for key, one in named if one]
-    if not named:
-        below = sorted(p.name for p in (root / "images").glob("*") if p.is_dir())
-        named = [(name, f"images/{name}") for name in below if (root / "labels" / name).is_dir()]
-        named = named or [("", "images")]
-    base = keys.get("path", "")
-    places = [(key, _place(one, base if isinstance(base, str) else "", root)) for key, one in named]
-    shared = Counter(folder for _, folder in places)
-    for folder in dict.fromkeys(folder for _, folder in places):
-        splits = [key for key, one in places if one == folder]
-        # A validation set that is the training set is none.
-        split = splits[0] if shared[folder] == 1 or splits[0] == folder.name else ""
-        yield ("" if split == _REST else split), folder
-
-
-def _place(stated: str, base: str, root: Path) -> Path:
-    """Return a folder that data.yaml names; often it was written for another machine's folders."""
-    parts = PurePosixPath(stated.replace("\\", "/")).parts
-    while parts and parts[0] in ("..", "."):
-        parts = parts[1:]
-    tries = ["/".join(parts)]
-    if base and not base.startswith("/") and ".." not in base:
-        tries.insert(0, f"{base}/{tries[0]}")
-    paths = [inside(root, one) for one in tries if one]
-    there = (path for path in paths if path.exists() or _labels_of(path, root).is_dir())
-    return next(there, paths[-1] if paths else root)
-
-
-def _labels_of(path: Path, root: Path) -> Path:
-    """Return where the texts to a path of pictures lie: the last "images" becomes "labels"."""
-    parts = list(path.relative_to(root).parts)
-    for at in reversed(range(len(parts))):
-        if parts[at] == "images":
-            parts[at] = "labels"
-            break
-    return root.joinpath(*parts)
-
-
-def _listed(
-    folder: Path, split: str, root: Path, sizes: dict[str, tuple[int, int]]
-) -> Iterator[Item]:
-    if folder.is_file():
-        lines = folder.read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in (one.strip() for one in lines):
-            if line:
-                picture = inside(root, line.removeprefix("./"))
-                text = _labels_of(picture, root).with_suffix(".txt")
-                name = without_suffix(picture.relative_to(root).as_posix()).removeprefix("images/")
-                image = picture if picture.is_file() else None
-                key = text.with_suffix("").relative_to(root).as_posix()
-                yield Item(name, image, sizes.get(key), split=split, ref=text)
-        return
-    below = _labels_of(folder, root)
-    texts = named_files(below, (".txt",)) if below.is_dir() and below != folder else {}
-    texts.pop("classes", None)
-    pictures = named_files(folder, PICTURES) if folder.is_dir() else {}
-    for name in sorted({*texts, *pictures}):
-        yield Item(
-            name,
-            pictures.get(name),
-            sizes.get((below / name).relative_to(root).as_posix()),
-            split=split,
-            has_mask=bool(texts),
-            ref=texts.get(name),
-        )
-
-
-def _sizes(root: Path) -> dict[str, tuple[int, int]]:
-    """Return the sizes of pictures that the set does not hold, as we wrote them."""
-    file = root / _SIZES
-    if not file.is_file():
-        return {}
-    found = {}
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
-        name, _, size = line.partition(",")
-        height, _, width = size.partition(",")
-        if height.isdecimal() and width.isdecimal():
-            found[name] = require_size(int(height), int(width), _SIZES)
-    return found
 
 
 def _read(item: Item, scheme: LabelTable, job: Job) -> Sample:
@@ -371,7 +229,7 @@ def write(
     sizes = []
     has_splits = any(item.split for item in dataset.items)
     for item, sample in zip(dataset.items, samples, strict=True):
-        split = safe_name(item.split or _REST) if has_splits else ""
+        split = safe_name(item.split or REST) if has_splits else ""
         splits[split] = None
         name = safe_name(item.name)
         within = f"{split}/{name}" if split else name
@@ -390,16 +248,16 @@ def write(
             sizes.append(f"labels/{within},{height},{width}\n")
     if sizes:
         text = "".join(["name,height,width\n", *sizes])
-        (folder / _SIZES).write_text(text, encoding="utf-8")
+        (folder / SIZES).write_text(text, encoding="utf-8")
     shades = [colours.get(name) or colour_of(at) for at, name in enumerate(names, start=1)]
     keys = {**_paths(list(splits)), "names": names, "colors": shades}
-    (folder / _YAML[0]).write_text(written(keys), encoding="utf-8")
+    (folder / YAML[0]).write_text(written(keys), encoding="utf-8")
 
 
 def _paths(splits: list[str]) -> dict[str, str]:
     """Return the folder of each split; trainers want train and val, if need be the same."""
     paths = {split or "train": f"images/{split}".rstrip("/") for split in splits}
-    ordered = {key: paths[key] for key in (*_SPLITS, *paths) if key in paths}
+    ordered = {key: paths[key] for key in (*SPLITS, *paths) if key in paths}
     first = next(iter(ordered.values()), "images")
     return {"train": first, "val": first, **ordered}
 
