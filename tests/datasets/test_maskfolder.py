@@ -205,6 +205,25 @@ def test_ade_counts_objects_without_reading_masks(tmp_path, monkeypatch):
     assert item.classes == {"sky"}
 
 
+@pytest.mark.parametrize("has_colours", [True, False])
+def test_voc_masks_in_colours_open_as_cvat_and_datumaro_write_them(tmp_path, has_colours):
+    """As datumaro 1.13.12 exported: RGB pictures, colours of the map or VOC's own."""
+    cat, dog = ((9, 9, 200), (7, 70, 7)) if has_colours else ((128, 0, 0), (0, 128, 0))
+    black, first, second, third = (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)
+    save(tmp_path / "SegmentationClass/a.png", np.array([[black, cat, dog, dog, dog]], U8))
+    save(
+        tmp_path / "SegmentationObject/a.png", np.array([[black, first, second, third, third]], U8)
+    )
+    lines = ["background", "cat", "dog"]
+    colours = ["0,0,0", "9,9,200", "7,70,7"] if has_colours else ["", "", ""]
+    words = [f"{name}:{rgb}::" for name, rgb in zip(lines, colours, strict=True)]
+    text(tmp_path / "labelmap.txt", "# label:color_rgb:parts:actions\n" + "\n".join(words))
+    found = open_dataset(tmp_path)
+    assert found.format == "voc"
+    named = [(r.label.name, r.area) for r in regions(found.read(found.items[0]))]
+    assert named == [("cat 1", 1), ("dog 2", 1), ("dog 3", 2)]
+
+
 def test_voc_without_object_files_holds_classes(tmp_path):
     voc(tmp_path)
     shutil.rmtree(tmp_path / "SegmentationObject")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskloop.core.errors import FormatError
 from maskloop.core.labels import Label
+from maskloop.datasets import bitcolours
 from maskloop.formats.base import reading, table_from
 
 if TYPE_CHECKING:
@@ -131,6 +132,22 @@ def _coloured(path: Path, source: NamesFile) -> _Found:
     return found
 
 
+def _labelmap(path: Path, source: NamesFile) -> _Found:
+    """Read the lines ``name:r,g,b:parts:actions`` of CVAT; their order is their value, from 0."""
+    found: _Found = []
+    for line in _text(path).splitlines():
+        name, colon, rest = line.partition(":")
+        if not colon or line.lstrip().startswith("#"):
+            continue
+        rgb = re.findall(r"\d{1,3}", rest.partition(":")[0])
+        if len(rgb) != 3:  # left out: the colour map of VOC holds
+            rgb = [str(n) for n in bitcolours.colours_of(len(found)).tolist()]
+        found.append((len(found), name.strip(), _hex(path, rgb), {}))
+    if not found:
+        raise _odd(path, "no line like 'cat:128,0,0::'")
+    return found
+
+
 def _palette(path: Path, source: NamesFile) -> _Found:
     """Read an object number and its colour a line: ``7 [153, 108, 6]``."""
     found: _Found = []
@@ -183,6 +200,7 @@ FORMS: dict[str, Callable[[Path, NamesFile], _Found]] = {
     "lines": _lines,
     "numbered": _numbered,
     "coloured": _coloured,
+    "labelmap": _labelmap,
     "palette": _palette,
     "mapillary": _mapillary,
     "table": _table,

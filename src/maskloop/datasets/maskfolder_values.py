@@ -13,6 +13,8 @@ from maskloop.core.errors import FormatError, MaskloopError
 from maskloop.core.geometry import Geometry
 from maskloop.core.image import Image, smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
+from maskloop.datasets import bitcolours
+from maskloop.datasets.maskfolder_formula import Formula
 from maskloop.formats import picture
 from maskloop.formats.base import reading
 
@@ -224,13 +226,20 @@ def decode(
         many = len(next(iter(objects.channels.values())))
         place, pair = _found(place.astype(np.int64) * many + objects.place)
         values, ignored = values[pair // many], ignored[pair // many]
-        numbers = _asked(variant.object_, objects.channels, path)[pair % many]
+        numbers = _asked(variant.object_, _numbered(objects.channels), path)[pair % many]
     elif variant.object_ is not None and not variant.objects:
         numbers = _asked(variant.object_, found.channels, path)
     _require_few(values, variant, classes, path)
     rows, table, strange = _rows(values, numbers, ignored, variant, classes, file_class)
     ids = table.astype(smallest_unsigned(int(table.max(initial=0))))[place]
     return Decoded(ids, rows, strange)
+
+
+def _numbered(channels: Mapping[str, Values]) -> Mapping[str, Values]:
+    """Return channels with a number a pixel: that of its colour, where there are colours alone."""
+    if "V" in channels:
+        return channels
+    return {**channels, "V": bitcolours.numbers_of(*(channels[c] for c in "RGB"))}
 
 
 def _require_few(
@@ -256,7 +265,8 @@ def _classes(
     is_jpeg: bool,
 ) -> Values:
     """Return the class value of each distinct value; -2**40 - rgb for a colour of no class."""
-    if not variant.colours:
+    is_coloured = "V" not in found.channels and variant.class_ == Formula("V")
+    if not variant.colours and not (is_coloured and classes):
         formula = variant.class_
         if formula is None:
             return np.ones(len(next(iter(found.channels.values()))), np.int64)
@@ -275,6 +285,8 @@ def _classes(
     known: dict[int, int] = {}
     for value, row in classes:
         known.setdefault(int(row.colour[1:], 16), value)
+    if not variant.colours:
+        known.setdefault(0, 0)  # black is background where numbers were turned into colours
     if is_jpeg:
         return _nearest(np.stack([red, green, blue], 1), known)
     return np.array([known.get(int(rgb), -_LARGEST - int(rgb)) for rgb in packed], np.int64)

@@ -202,21 +202,6 @@ class Values:
         return bytes(colours)
 
 
-def bit_colours() -> bytes:
-    """Return the colour map of VOC: bits of the value, spread over red, green and blue.
-
-    References
-    ----------
-    .. [1] The PASCAL VOC 2012 development kit, ``VOClabelcolormap.m``.
-    """
-    values = np.arange(256)
-    rgb = np.zeros((256, 3), np.uint8)
-    for step in range(8):
-        for channel in range(3):
-            rgb[:, channel] |= ((values >> (3 * step + channel) & 1) << (7 - step)).astype(np.uint8)
-    return rgb.tobytes()
-
-
 def save(
     path: Path, data: npt.NDArray[Any], palette: bytes = b"", *, header: object = None
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from maskloop.datasets import maskfolder, maskfolder_write
+from maskloop.datasets import bitcolours, maskfolder, maskfolder_write
 from maskloop.datasets.base import Held, Options, place_image, safe_name
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def write(
     """Write masks, pictures, lists of the splits, and two tables: labelmap.txt and classes.json."""
     values = maskfolder_write.Values.of(dataset, most=_MOST, with_void=True)
     splits: dict[str, list[str]] = {}
-    colours = maskfolder_write.bit_colours()
+    colours = bitcolours.colours_of(range(256)).tobytes()
     for sample in samples:
         name = safe_name(sample.item.name)
         ids = sample.masks[0].data
