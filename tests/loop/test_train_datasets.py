@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,9 +187,12 @@ def test_a_status_is_chosen_and_pairs_have_none(tiny: str, tmp_path: Path):
         train([(image, mask)], tiny, "pairs", only="done")
 
 
-def test_corrected_cases_are_learnt_patient_by_patient(tiny: str, tmp_path: Path):
+def test_corrected_cases_are_learnt_patient_by_patient(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     from PIL import Image as Picture
 
+    from maskloop.cli import run
     from maskloop.core.standing import Standing, put_standing
     from maskloop.desk.cases import open_case
 
@@ -202,8 +206,10 @@ def test_corrected_cases_are_learnt_patient_by_patient(tiny: str, tmp_path: Path
         with open_case(path, mask=start) as case:
             made = case.folder
         put_standing(made, Standing("done" if number < 6 else "in work"))
-    report = train(tmp_path / "cases", tiny, "cases", steps=1, only="done")
-    sides = [{name.split("/")[0] for name in s} for s in (report.trained_on, report.held_out)]
+    words = ["train", str(tmp_path / "cases"), "--base", tiny, "--name", "cases", "--steps", "1"]
+    assert run([*words, "--only", "done", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    sides = [{name.split("/")[0] for name in told[key]} for key in ("trained_on", "held_out")]
     assert sides[0] | sides[1] == {"p0", "p1", "p2"}
     assert not sides[0] & sides[1]
     job = Job()
