@@ -120,6 +120,18 @@ def test_instances_become_panoptic_with_overlaps_settled_and_counted(tmp_path):
     assert content["categories"][0]["isthing"] == 1
 
 
+def test_a_class_of_which_objects_come_is_a_thing(tmp_path):
+    ids = np.array([[1, 0, 2], [0, 7, 0]], np.uint8)
+    rows = [Label(i, f"cell {i}", category="cell", is_thing=True) for i in (1, 2)]
+    mask = Mask(ids, Geometry.pixels(ids.shape), LabelTable([*rows, Label(7, "sky")]))
+    sample = Sample(Item("a"), (mask,))
+    scheme = LabelTable([Label(4, "cell"), Label(7, "sky")])  # says of none that it is a thing
+    source = Dataset("d", "m", tmp_path, scheme, (sample.item,), lambda i, job: sample, "panoptic")
+    convert_dataset(source, tmp_path / "out", "coco-panoptic", options=NO_PICTURES)
+    content = json.loads((tmp_path / "out/annotations/panoptic_default.json").read_text())
+    assert [(c["name"], c["isthing"]) for c in content["categories"]] == [("cell", 1), ("sky", 0)]
+
+
 def test_ids_beyond_a_byte_come_back(tmp_path):
     ids = np.arange(1, 601, dtype=np.uint16).reshape(20, 30)
     table = LabelTable(Label(int(i), f"cell {i}", category="cell", is_thing=True) for i in ids.flat)

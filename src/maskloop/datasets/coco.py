@@ -238,7 +238,7 @@ def about_of(files: Sequence[CocoFile]) -> dict[str, Any]:  # Any: plain JSON va
 
 def head_of(dataset: Dataset) -> Entry:
     """Return what stands first in a written file."""
-    about: Mapping[str, Any] = dataset.about if dataset.format.startswith("coco") else {}
+    about: Mapping[str, Any] = dataset.about if dataset.format in ("coco", "coco-panoptic") else {}
     info = about.get("info") or {}
     return {
         "info": {**info, "maskloop": {"version": 1, "kind": dataset.kind}},

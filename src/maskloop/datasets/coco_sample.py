@@ -144,17 +144,21 @@ class Categories:
     """
 
     def __init__(self, dataset: Dataset, *, is_panoptic: bool = False) -> None:
-        raw = [dict(c) for c in dataset.about.get("categories", ())]
+        is_coco = dataset.format in ("coco", "coco-panoptic")
+        raw = [dict(c) for c in dataset.about.get("categories", ())] if is_coco else []
         self._known = dict(zip(unique_names(raw), raw, strict=True))
         self._rows: dict[str, Label] = {}
         for row in dataset.scheme.values():
             self._rows.setdefault(row.name, row)
         self._is_thing = dataset.kind == "objects"
         self._is_panoptic = is_panoptic
+        self._drawn: set[str] = set()  # classes of which objects came
 
     def id_of(self, row: Label) -> int:
         """Return the category id of an object's class, or of a class."""
         name = class_of(row)
+        if row.category is not None and row.is_thing:
+            self._drawn.add(name)
         known = self._rows.get(name)
         if known is None:
             taken = {r.id for r in self._rows.values()}
@@ -173,7 +177,7 @@ class Categories:
         known = self._known.get(row.name)
         if known is None:
             fresh = {"id": row.id, "name": row.name, "supercategory": ""}
-            is_thing = row.is_thing or (self._is_thing and not self._is_panoptic)
+            is_thing = row.is_thing or self._is_thing or row.name in self._drawn
             fresh |= {"color": coco_rows.rgb(row.colour), "isthing": int(is_thing)}
             return {**fresh, "ignore": 1} if row.ignore else fresh
         entry = {**known, "id": row.id}
