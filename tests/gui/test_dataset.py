@@ -480,3 +480,20 @@ def test_a_label_is_cut_out_of_its_picture(
     region[2:6, 3:9] = True
     assert np.array_equal(found[..., 3], np.where(region, 255, 0))
     assert np.array_equal(found[region][:, 0], grey[region])
+
+
+def test_a_json_dropped_is_a_list_or_the_masks_of_the_picture_that_is_open(
+    window: Any, settle: Callable[[Any], None], tmp_path: Path
+) -> None:
+    viewer, panel = window
+    folder = written(tmp_path, 1, kind="objects")
+    convert_dataset(folder, tmp_path / "coco", "coco")
+    (found,) = (tmp_path / "coco").rglob("*instances*.json")
+    viewer.open(str(found), plugin="napari-maskloop")
+    settle(panel)
+    assert panel.dataset.list.rows.rowCount() == 1
+    assert not viewer.layers
+    viewer.open(str(folder / "images" / "p0.png"), plugin="napari-maskloop")
+    viewer.open(str(found), plugin="napari-maskloop")
+    assert len(viewer.layers) == 2
+    assert viewer.layers[1].data.astype(bool).sum() == 24
