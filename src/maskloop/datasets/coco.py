@@ -11,23 +11,21 @@ import os
 import re
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maskloop.core.dataset import Dataset, Item, Sample
-from maskloop.core.errors import FormatError, InputError
+from maskloop.core.errors import FormatError
 from maskloop.datasets import coco_file, coco_sample
 from maskloop.datasets.base import (
     DatasetFormat,
     Held,
     Loss,
     Options,
-    inside,
     place_image,
     safe_name,
 )
 from maskloop.datasets.coco_file import CocoFile, read_file
-from maskloop.formats import coco_shapes
+from maskloop.datasets.coco_items import listed
 from maskloop.formats.coco_stream import CocoStream
 
 if TYPE_CHECKING:
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
 Entry = dict[str, Any]  # Any: plain JSON values
 
 STAYS = Loss("object", "has holes and stays run lengths", "have holes and stay run lengths")
-
-# A relative path in which no part begins with a dot: `inside` need not look at it.
-_PLAIN = re.compile(r"[\w\-][\w\-. ]*(?:/[\w\-][\w\-. ]*)*")
 
 # Which of several files of one split is read: the first kind that is there.
 _ORDER = ("instances", "", "person_keypoints", "stuff", "labels", "image_info", "captions")
@@ -182,41 +177,6 @@ def chosen_files(folder: Path, tell: Callable[[str], None]) -> list[Path]:
     return chosen
 
 
-def listed(
-    files: Sequence[CocoFile], options: Options, drawn_of: Callable[[list[Entry]], list[Entry]]
-) -> tuple[Item, ...]:
-    """Return an item an image of every file, with the picture where one is found.
-
-    Parameters
-    ----------
-    files : sequence of CocoFile
-    options : Options
-    drawn_of : callable
-        Returns what is drawn, with its ``category_id``, of the annotations of an image.
-    """
-    found: list[tuple[str, str, Item]] = []
-    for file in files:
-        split, word = coco_file.split_of(file.path)
-        at_hand = _Pictures(file.path, split, word)
-        for image in file.images:
-            name = _stated(image, file, options)
-            shape = coco_shapes.size_of(image, file.path.name)
-            drawn = drawn_of(file.annotations[image["id"]])
-            item = Item(
-                stem_of_name(name),
-                at_hand.find(name),
-                shape,
-                group=_group(image),
-                split=split,
-                classes=frozenset([file.classes[a["category_id"]] for a in drawn]),
-                count=len(drawn),
-                has_mask=file.is_drawn,
-                ref=(file, image),
-            )
-            found.append((name, split or file.path.stem, item))
-    return _renamed(found)
-
-
 def about_of(files: Sequence[CocoFile]) -> dict[str, Any]:  # Any: plain JSON values
     """Return what files say of themselves: info, licences, categories, further keys."""
     licenses: dict[str, Any] = {}
@@ -264,78 +224,6 @@ def placed(sample: Sample, folder: Path, options: Options) -> str:
     return name + (suffix if re.fullmatch(r"\.\w{1,5}", suffix) else ".png")
 
 
-def stem_of_name(name: str) -> str:
-    """Return a file's name, folders included, without its suffix."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and "/" not in suffix and stem and not stem.endswith("/") else name
-
-
-class _Pictures:
-    """Finds pictures in the folders where they usually lie beside a COCO file."""
-
-    def __init__(self, path: Path, split: str, word: str) -> None:
-        base = path.parent.parent if path.parent.name == "annotations" else path.parent
-        words = [w for w in dict.fromkeys((word, split, path.stem)) if w]
-        if path.stem.endswith("_default"):
-            words.append("default")
-        folders = [f / w for w in words for f in (base / "images", base)]
-        folders += [base / "images", base / "JPEGImages", base / "data", base, path.parent]
-        self._folders = [f for f in dict.fromkeys(folders) if f.is_dir()]
-        self._names: dict[str, frozenset[str]] = {}
-
-    def find(self, name: str) -> Path | None:
-        """Return the picture of that name, if any folder has it; the last one is asked first."""
-        below, _, last = name.rpartition("/")
-        for number, folder in enumerate(self._folders):
-            if last in self._listed(f"{folder}/{below}"):
-                if number:
-                    self._folders.insert(0, self._folders.pop(number))
-                return folder / name
-        return None
-
-    def _listed(self, folder: str) -> frozenset[str]:
-        """Return the names in a folder, read once: asking for each is slow on a network."""
-        if folder not in self._names:
-            try:
-                self._names[folder] = frozenset(os.listdir(folder))
-            except OSError:
-                self._names[folder] = frozenset()
-        return self._names[folder]
-
-
-def _stated(image: Entry, file: CocoFile, options: Options) -> str:
-    """Return an image's file name as a relative path with forward slashes."""
-    name = image.get("file_name", image["id"])
-    if type(name) is str and _PLAIN.fullmatch(name):
-        return name
-    text = str(name).replace("\\", "/") if isinstance(name, (str, int)) else ""
-    if options.repair:
-        return text.rpartition("/")[2] or str(image["id"])
-    try:
-        return inside(file.path.parent, text).relative_to(file.path.parent).as_posix()
-    except InputError as error:
-        msg = f"image {image['id']} of {file.path.name}: {error}; or open with --repair to look "
-        raise InputError(f"{msg}for its last part only") from error
-
-
-def _group(image: Entry) -> str:
-    found = image.get("group_id", image.get("video_id", ""))
-    return str(found) if isinstance(found, (str, int)) else ""
-
-
-def _renamed(found: Sequence[tuple[str, str, Item]]) -> tuple[Item, ...]:
-    """Return the items; names that differ by suffix or folder only get those, too."""
-    counts = Counter(_undotted(item.name) for _, _, item in found)
-    if counts.total() == len(counts):
-        return tuple(item for _, _, item in found)
-    whole = [name if counts[_undotted(item.name)] > 1 else item.name for name, _, item in found]
-    counts = Counter(map(_undotted, whole))
-    return tuple(
-        replace(item, name=f"{prefix}/{name}" if counts[_undotted(name)] > 1 else name)
-        for name, (_, prefix, item) in zip(whole, found, strict=True)
-    )
-
-
 def _refuse_panoptic(file: CocoFile) -> None:
     first = next((group[0] for group in file.annotations.values() if group), {})
     if "segments_info" in first:
@@ -354,11 +242,6 @@ def _tell_shapeless(files: Sequence[CocoFile], tell: Callable[[str], None]) -> N
                 f"{count:,} annotations of {file.path.name} have no shape (boxes, keypoints or "
                 "captions only): kept for COCO, but nothing of them is drawn"
             )
-
-
-def _undotted(name: str) -> str:
-    """Return what `safe_name` makes of a name from `_stated`."""
-    return name.replace(".", "_")
 
 
 def _drawn(group: list[Entry]) -> list[Entry]:

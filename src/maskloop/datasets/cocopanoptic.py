@@ -32,8 +32,9 @@ from maskloop.datasets.base import (
     inside,
     safe_name,
 )
-from maskloop.datasets.coco import ImageIds, about_of, head_of, listed, placed, split_word
+from maskloop.datasets.coco import ImageIds, about_of, head_of, placed, split_word
 from maskloop.datasets.coco_file import CocoFile, read_file
+from maskloop.datasets.coco_items import listed
 from maskloop.formats import coco_shapes, picture_png
 from maskloop.formats.base import reading
 from maskloop.formats.coco_rows import object_row
