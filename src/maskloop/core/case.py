@@ -201,6 +201,7 @@ class Case:
                 words = f"{folder.name} is open in another window ({lock.holder})"
                 notices.append(f"{words}: here it is open for reading only")
                 read_only = True
+        journal: Journal | NoJournal = NoJournal()
         try:
             journal = _journal(folder, len(about.get("steps", ())), is_read_only=read_only)
             case = cls(
@@ -213,6 +214,7 @@ class Case:
                 is_read_only=read_only,
             )
         except BaseException:
+            journal.close()
             if lock is not None:
                 lock.release()
             raise

@@ -100,6 +100,8 @@ def read(folder: Path) -> tuple[dict[str, Mask], _Json]:
         geometry = Geometry(tuple(about["shape"]), np.array(about["affine"]), about["unit"])
         starts = {row["name"]: _start(folder, row, geometry) for row in about["masks"]}
         about["provenance"] = dict(about["provenance"])
+        if not starts or not isinstance(about.get("steps", []), list):
+            raise ValueError("no masks or no list of steps in case.json")
     except (FormatError, MissingFileError):
         raise
     except PermissionError as error:
@@ -108,7 +110,7 @@ def read(folder: Path) -> tuple[dict[str, Mask], _Json]:
             "permission, or choose a workspace of your own"
         )
         raise StorageError(msg) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         msg = (
             f"expected the files of a case in {folder.name}, got {error}; restore them from a "
             "backup"

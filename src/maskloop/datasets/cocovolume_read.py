@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from maskloop.core.job import Job
 
 _LARGEST = 2**34  # voxels
+_HIGHEST = 2**32  # label ids are below it
 _Row = dict[str, Any]  # Any: plain JSON values
 
 
@@ -304,6 +305,9 @@ def _volume(
     except (MaskloopError, TypeError, AttributeError, ValueError) as error:
         msg = f"expected rows of labels in {what}, got {error}; correct them"
         raise FormatError(msg) from error
+    if max(labels, default=0) >= _HIGHEST:
+        msg = f"expected label ids below {_HIGHEST:,} in {what}, got {max(labels)}; renumber them"
+        raise FormatError(msg)
     group = row.get("group_id")
     text = "" if group is None else str(group)
     return Volume(
@@ -353,7 +357,7 @@ def _with_annotations(
         if track is None and isinstance(attributes, dict):
             track = attributes.get("track_id")
         what = f"annotation {row.get('id')!r} of {volume.file.name}"
-        if type(track) is not int or not 1 <= track < 2**32:
+        if type(track) is not int or not 1 <= track < _HIGHEST:
             msg = f"expected a track_id of at least 1 in {what}, got {track!r:.40}; add it"
             raise FormatError(msg)
         category = row.get("category_id")

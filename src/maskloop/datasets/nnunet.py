@@ -140,12 +140,12 @@ def scheme_of(about: _Row, record: _Row) -> LabelTable:
     names: dict[int, str] = {}
     sizes: dict[int, int] = {}
     for key, value in labels.items():
-        if isinstance(value, str) and key.isdecimal():  # {"1": "liver"}
+        if isinstance(value, str) and key.isdecimal() and len(key) < 10:  # {"1": "liver"}
             names.setdefault(int(key), value)
-        elif type(value) is int and value >= 0:
+        elif _is_number(value):
             names[value] = key
             sizes[value] = 1
-        elif isinstance(value, list) and value and all(type(n) is int and n >= 0 for n in value):
+        elif isinstance(value, list) and value and all(map(_is_number, value)):
             for number in value:  # a region: the smallest that holds a label names it
                 if len(value) < sizes.get(number, 1 << 30):
                     names[number], sizes[number] = key, len(value)
@@ -176,6 +176,10 @@ def scheme_of(about: _Row, record: _Row) -> LabelTable:
             )
         )
     return LabelTable(rows)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**32
 
 
 def _has_regions(about: _Row) -> bool:
@@ -220,7 +224,7 @@ def _splits(path: Path) -> dict[str, str]:
         with reading(file):
             found = json.loads(file.read_bytes())
         folds = [({str(n) for n in one["train"]}, [str(n) for n in one["val"]]) for one in found]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"expected [{{train, val}}] in {_SPLITS}, got {error}; correct or remove it"
         raise FormatError(msg) from error
     if len(folds) == 1:

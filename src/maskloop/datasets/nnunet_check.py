@@ -45,6 +45,10 @@ def check(path: Path, job: Job) -> Iterator[Problem]:
         words = f"expected {', '.join(_NEEDED)} in {DATASET}, got no {', '.join(missing)}"
         yield Problem("N1", words, "add them", DATASET)
         return
+    if not isinstance(about["channel_names"], dict) or not about["channel_names"]:
+        words = f"expected channel_names {{number: name}}, got {about['channel_names']!r:.40}"
+        yield Problem("N1", words, 'write {"0": "CT"}, say', DATASET)
+        return
     yield from _of_labels(about)
     try:
         cases = [row for row in listed(path, about) if not row[3]]
@@ -85,8 +89,8 @@ def _of_labels(about: _Row) -> Iterator[Problem]:
 def _numbers(labels: Any) -> set[int]:  # Any: as in the file
     found: set[int] = set()
     for value in labels.values() if isinstance(labels, dict) else ():
-        found |= set(value) if isinstance(value, list) else {value}
-    return {n for n in found if type(n) is int}
+        found.update(n for n in (value if isinstance(value, list) else [value]) if type(n) is int)
+    return found
 
 
 def _of_case(

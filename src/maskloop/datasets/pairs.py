@@ -262,7 +262,9 @@ def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Ho
 
 
 def _stated_kind(raw: bytes) -> Holding | None:
-    found = json.loads(raw).get("kind")
+    import orjson
+
+    found = orjson.loads(raw).get("kind")
     for kind in ("classes", "objects", "panoptic"):
         if found == kind:
             return kind
@@ -324,7 +326,7 @@ def _groups(path: Path) -> dict[str, str]:
         with reading(file):
             found = json.loads(file.read_bytes())
         return {str(name): str(group) for name, group in found.items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         msg = f"expected {{name: group}} in {_GROUPS}, got {error}; correct or remove it"
         raise FormatError(msg) from error
 
