@@ -188,10 +188,17 @@ def test_polygons_on_request_keep_parts_in_a_group_and_holes_in_masks(tmp_path):
     ]
 
 
-def test_splits_come_back(tmp_path):
-    made = dataset_of(tmp_path / "in", difficult(), split="val")
-    convert_dataset(made, tmp_path / "out", "labelme")
-    assert [i.split for i in open_dataset(tmp_path / "out").items] == ["val"]
+@pytest.mark.parametrize("name", ["labelme", "geojson", "cvat", "yolo"])
+def test_splits_and_groups_come_back(name, tmp_path):
+    made = dataset_of(tmp_path / "in", difficult(), difficult(), names=("a.1", "b"))
+    told = (("val", "slide 7"), ("train", ""))
+    items = tuple(
+        replace(item, split=split, group=group)
+        for item, (split, group) in zip(made.items, told, strict=True)
+    )
+    convert_dataset(replace(made, items=items), tmp_path / "out", name)
+    back = {i.name: (i.split, i.group) for i in open_dataset(tmp_path / "out").items}
+    assert back == {"a_1": ("val", "slide 7"), "b": ("train", "")}
 
 
 @pytest.mark.parametrize(

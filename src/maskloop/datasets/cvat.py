@@ -34,6 +34,7 @@ from maskloop.datasets.drawn import (
     KEY,
     TABLE,
     Drawn,
+    Lists,
     Record,
     extras_of,
     flat,
@@ -82,6 +83,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
         index = listed(file)
     root = file.parent
     items = told_apart(_item(entry, root) for entry in index.entries)
+    items = Lists.told(items, root) if path.is_dir() else items
     scheme = _scheme(index, root if path.is_dir() else None)
 
     def read(item: Item, job: Job) -> Sample:
@@ -239,10 +241,12 @@ def write(
     """Write annotations.xml, picture by picture, the pictures, and our table of classes."""
     write_scheme(folder, dataset.scheme)
     splits = list(dict.fromkeys(item.split or "default" for item in dataset.items))
+    lists = Lists()
     with (folder / _FILE).open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(_head(dataset, splits))
         for number, (item, sample) in enumerate(zip(dataset.items, samples, strict=True)):
             name = safe_name(item.name)
+            lists.add(item, name)
             target = folder / "images" / name
             placed = put_picture(item, target, options=options, job=job)
             suffix = ".png" if placed is None else placed.suffix
@@ -254,6 +258,7 @@ def write(
             stream.writelines(_shapes(sample, dataset.scheme, options))
             stream.write("  </image>\n")
         stream.write("</annotations>\n")
+    lists.write(folder, has_splits=False)
 
 
 def _head(dataset: Dataset, splits: list[str]) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KEY = "maskloop"  # under which formats that allow foreign keys hold our record of a row
 TABLE = "classes.json"
+_GROUPS = "groups.json"
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _KEPT = ("name", "colour", "ignore", "score", "author", "locked", "visible", "status", "is_thing")
 _KINDS = {f.name: str(f.type) for f in fields(Label)}
@@ -212,32 +213,58 @@ def write_scheme(folder: Path, scheme: LabelTable) -> None:
     (folder / TABLE).write_bytes(table_bytes(LabelTable(scheme.values())))
 
 
-class Splits:
-    """Lists of names, one file a split: ``splits/train.txt`` and so on."""
+class Lists:
+    """Which split and group items belong to: ``splits/train.txt`` and so on, ``groups.json``."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
+        self._groups: dict[str, str] = {}
 
-    def add(self, split: str, name: str) -> None:
-        """Note a name; the empty split is none."""
-        if split:
-            self._names.setdefault(split, []).append(name)
+    def add(self, item: Item, name: str) -> None:
+        """Note where an item of a written name belongs; an empty word is none."""
+        if item.split:
+            self._names.setdefault(item.split, []).append(name)
+        if item.group:
+            self._groups[name] = item.group
 
-    def write(self, folder: Path) -> None:
-        """Write the lists there are."""
-        for split, names in self._names.items():
+    def write(self, folder: Path, *, has_splits: bool = True) -> None:
+        """Write the lists there are; those of splits only where nothing else holds them."""
+        import orjson
+
+        for split, names in self._names.items() if has_splits else ():
             (folder / "splits").mkdir(exist_ok=True)
             text = "".join(f"{name}\n" for name in names)
             (folder / "splits" / f"{split}.txt").write_text(text, encoding="utf-8")
+        if self._groups:
+            options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+            (folder / _GROUPS).write_bytes(orjson.dumps(self._groups, option=options))
 
     @staticmethod
-    def of(folder: Path) -> dict[str, str]:
-        """Return ``{name: split}``."""
-        return {
+    def told(items: Iterable[Item], folder: Path) -> tuple[Item, ...]:
+        """Return items with the splits and groups that lie in a folder, where it has any.
+
+        Raises
+        ------
+        FormatError
+            If groups.json holds something else.
+        """
+        splits = {
             line: listed.stem
             for listed in sorted((folder / "splits").glob("*.txt"))
             for line in listed.read_text(encoding="utf-8", errors="replace").splitlines()
         }
+        groups = json_at(folder / _GROUPS) if (folder / _GROUPS).is_file() else {}
+        if not isinstance(groups, dict):
+            msg = f"expected {{name: group}} in {_GROUPS}, got {str(groups)[:40]!r}"
+            raise FormatError(f"{msg}; correct or remove it")
+        return tuple(
+            replace(
+                item,
+                split=splits.get(item.name, item.split),
+                group=str(groups.get(item.name, item.group)),
+            )
+            for item in items
+        )
 
 
 def put_picture(item: Item, path: Path, *, options: Options, job: Job) -> Path | None:

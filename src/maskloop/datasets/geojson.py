@@ -27,8 +27,8 @@ from maskloop.datasets.drawn import (
     PICTURES,
     TABLE,
     Drawn,
+    Lists,
     Record,
-    Splits,
     extras_of,
     flat,
     json_at,
@@ -87,22 +87,22 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     """List the files, each with its picture; small ones are parsed for classes and counts."""
     root = path if path.is_dir() else path.parent
     files = named_files(root, (".geojson",)) if path.is_dir() else {path.stem: path}
-    splits = Splits.of(root) if path.is_dir() else {}
     items = []
     colours: dict[str, str] = {}
     for stem, file in job.track(files.items(), "list"):
         name = without_suffix(stem)
-        item, found = _item(name, file, splits.get(name, ""))
+        item, found = _item(name, file)
         items.append(item)
         for word, colour in found.items():
             colours[word] = colours.get(word) or colour
     scheme = _scheme(root, colours)
+    listing = Lists.told(items, root) if path.is_dir() else tuple(items)
 
     def read(item: Item, job: Job) -> Sample:
         return _read(item, scheme, job)
 
     title = root.name if path.is_dir() else path.stem
-    return Dataset(title, "geojson", path, scheme, tuple(items), read, "objects")
+    return Dataset(title, "geojson", path, scheme, listing, read, "objects")
 
 
 def _scheme(root: Path, colours: dict[str, str]) -> LabelTable:
@@ -116,7 +116,7 @@ def _scheme(root: Path, colours: dict[str, str]) -> LabelTable:
     )
 
 
-def _item(name: str, file: Path, split: str) -> tuple[Item, dict[str, str]]:
+def _item(name: str, file: Path) -> tuple[Item, dict[str, str]]:
     """Return an item and the classes in it with their colours, as far as a look tells."""
     content: Any = None  # Any: plain JSON values
     if file.stat().st_size <= _SMALL:
@@ -126,7 +126,7 @@ def _item(name: str, file: Path, split: str) -> tuple[Item, dict[str, str]]:
             content = None
     if content is None:
         texts = set(_CLASS.findall(first_bytes(file, 16 * _SMALL)))
-        return Item(name, _picture(file), split=split, ref=file), dict.fromkeys(_texts(texts), "")
+        return Item(name, _picture(file), ref=file), dict.fromkeys(_texts(texts), "")
     features = [f for f in _features(content) or () if isinstance(f, dict)]
     areas = [f for f in features if _has_area(f.get("geometry"))]
     found: dict[str, str] = {}
@@ -137,7 +137,6 @@ def _item(name: str, file: Path, split: str) -> tuple[Item, dict[str, str]]:
         name,
         _picture(file),
         _stated_size(content, file),
-        split=split,
         classes=frozenset(found),
         count=len(areas),
         ref=file,
@@ -294,7 +293,7 @@ def write(
     dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
 ) -> None:
     """Write a file beside each picture, and our table of classes."""
-    splits = Splits()
+    lists = Lists()
     colours = {row.name: row.colour for row in dataset.scheme.values()}
     for item, sample in zip(dataset.items, samples, strict=True):
         name = safe_name(item.name)
@@ -312,8 +311,8 @@ def write(
         }
         text = orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
         target.with_name(target.name + ".geojson").write_bytes(text)
-        splits.add(item.split, name)
-    splits.write(folder)
+        lists.add(item, name)
+    lists.write(folder)
     write_scheme(folder, dataset.scheme)
 
 

@@ -26,8 +26,8 @@ from maskloop.datasets.drawn import (
     PICTURES,
     TABLE,
     Drawn,
+    Lists,
     Record,
-    Splits,
     extras_of,
     flat,
     json_at,
@@ -92,12 +92,11 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     """List the JSON files, each with its picture; small ones are parsed for sizes and labels."""
     root = path if path.is_dir() else path.parent
     files = named_files(root, (".json",)) if path.is_dir() else {path.stem: path}
-    splits = Splits.of(root) if path.is_dir() else {}
     items, names = [], set()
     for name, file in job.track(files.items(), "list"):
         if file.name == TABLE or not _is_labelme(file):
             continue
-        item, found = _item(name, file, root, splits.get(name, ""))
+        item, found = _item(name, file, root)
         items.append(item)
         names |= found
     listed = [
@@ -109,15 +108,16 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     ]
     wanted = [name for name in [*listed, *sorted(names)] if name not in _NO_CLASS]
     scheme = scheme_of(root, wanted)
+    listing = Lists.told(items, root) if path.is_dir() else tuple(items)
 
     def read(item: Item, job: Job) -> Sample:
         return _read(item, scheme, job)
 
     title = root.name if path.is_dir() else path.stem
-    return Dataset(title, "labelme", path, scheme, tuple(items), read, "objects")
+    return Dataset(title, "labelme", path, scheme, listing, read, "objects")
 
 
-def _item(name: str, file: Path, root: Path, split: str) -> tuple[Item, set[str]]:
+def _item(name: str, file: Path, root: Path) -> tuple[Item, set[str]]:
     """Return an item and the labels in it, as far as a look at its file tells."""
     size = file.stat().st_size
     content: Any = None  # Any: plain JSON values
@@ -129,7 +129,7 @@ def _item(name: str, file: Path, root: Path, split: str) -> tuple[Item, set[str]
     if not isinstance(content, dict):
         texts = _LABEL.findall(first_bytes(file, _SMALL))
         found = {str(orjson.loads(text)) for text in texts if _is_json(text)}
-        return Item(name, _picture(None, file, root), split=split, ref=file), found
+        return Item(name, _picture(None, file, root), ref=file), found
     try:
         shape = require_size(content.get("imageHeight"), content.get("imageWidth"), file.name)
     except FormatError:
@@ -148,7 +148,6 @@ def _item(name: str, file: Path, root: Path, split: str) -> tuple[Item, set[str]
         name,
         _picture(content.get("imagePath"), file, root),
         shape,
-        split=split,
         classes=frozenset(found),
         count=len(single) + len(groups),
         ref=file,
@@ -291,7 +290,7 @@ def write(
     dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
 ) -> None:
     """Write a JSON beside each picture, LabelMe's list of labels, and our table of classes."""
-    splits = Splits()
+    lists = Lists()
     for item, sample in zip(dataset.items, samples, strict=True):
         name = safe_name(item.name)
         target = folder / name
@@ -300,8 +299,8 @@ def write(
         content = _content(sample, shown, dataset.scheme, options)
         text = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         target.with_name(target.name + ".json").write_bytes(text)
-        splits.add(item.split, name)
-    splits.write(folder)
+        lists.add(item, name)
+    lists.write(folder)
     write_scheme(folder, dataset.scheme)
     names = "".join(f"{row.name}\n" for row in dataset.scheme.values())
     (folder / _LISTS[0]).write_text(names, encoding="utf-8")

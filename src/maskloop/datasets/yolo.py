@@ -34,6 +34,7 @@ from maskloop.datasets.base import (
 )
 from maskloop.datasets.drawn import (
     Drawn,
+    Lists,
     flat,
     laid,
     put_picture,
@@ -96,7 +97,9 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     def read(item: Item, job: Job) -> Sample:
         return _read(item, scheme, job)
 
-    return Dataset(root.name, "yolo", path, scheme, told_apart(found), read, "objects")
+    return Dataset(
+        root.name, "yolo", path, scheme, Lists.told(told_apart(found), root), read, "objects"
+    )
 
 
 def _read(item: Item, scheme: LabelTable, job: Job) -> Sample:
@@ -227,11 +230,13 @@ def write(
     colours = {row.name: row.colour for row in dataset.scheme.values()}
     splits: dict[str, None] = {}
     sizes = []
+    lists = Lists()
     has_splits = any(item.split for item in dataset.items)
     for item, sample in zip(dataset.items, samples, strict=True):
         split = safe_name(item.split or REST) if has_splits else ""
         splits[split] = None
         name = safe_name(item.name)
+        lists.add(item, name)
         within = f"{split}/{name}" if split else name
         lines = []
         for one in regions(sample):
@@ -246,6 +251,7 @@ def write(
         if placed is None:
             height, width = sample.masks[0].data.shape
             sizes.append(f"labels/{within},{height},{width}\n")
+    lists.write(folder, has_splits=False)
     if sizes:
         text = "".join(["name,height,width\n", *sizes])
         (folder / SIZES).write_text(text, encoding="utf-8")
