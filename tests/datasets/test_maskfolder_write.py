@@ -109,6 +109,14 @@ def test_background_is_unlabeled_where_cityscapes_has_such_a_class(tmp_path):
     assert areas == {"road": 1, "unlabeled": 2}
 
 
+def test_objects_that_are_called_unlabeled_are_no_void(tmp_path):
+    made = dataset_of(tmp_path, mask_of([[0, 3, 4]], [car(3, "unlabeled"), car(4, "unlabeled")]))
+    convert_dataset(made, tmp_path / "out", "cityscapes", lossless=True)
+    found = open_dataset(tmp_path / "out")
+    names = [r.label.category for r in regions(found.read(found.items[0]))]
+    assert names == ["unlabeled", "unlabeled"]
+
+
 def test_hugging_face_lists_columns_and_names(tmp_path):
     convert_dataset(street(tmp_path), tmp_path / "out", "huggingface")
     lines = (tmp_path / "out/val/metadata.jsonl").read_text().splitlines()

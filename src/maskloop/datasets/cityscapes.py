@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from maskloop.core.dataset import Dataset, Sample
     from maskloop.core.job import Job
+    from maskloop.core.labels import Label
 
 _MOST_OBJECTS = 999  # of one class: class * 1000 + number
 _MOST_WITH_OBJECTS = 64  # 65 * 1000 + 999 is no 16-bit number
@@ -47,13 +48,18 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
     return found
 
 
+def _is_void(row: Label) -> bool:
+    """Whether a row is Cityscapes' own unlabeled, and not a class that happens to be called so."""
+    return row.name == _UNLABELED and row.ignore and row.category is None
+
+
 def _without_background(found: Held, dataset: Dataset) -> Held:
     mask = found.sample.masks[0]
     rows = [*mask.labels.values(), *dataset.scheme.values()]
-    own = next((r for r in rows if r.name == _UNLABELED and r.category is None), None)
+    own = next((row for row in rows if _is_void(row)), None)
     if own is None or mask.data.all():
         return found
-    present = next((i for i, row in mask.labels.items() if row.name == _UNLABELED), 0)
+    present = next((i for i, row in mask.labels.items() if _is_void(row)), 0)
     number = present or max(mask.labels, default=0) + 1
     data = mask.data.astype(np.promote_types(mask.data.dtype, smallest_unsigned(number)))
     data[data == 0] = number
@@ -76,7 +82,7 @@ def write(
         split = safe_name(sample.item.split or "train").replace("/", "_")
         ids = sample.masks[0].data
         classes, objects = values.tables(sample.masks[0])
-        classes[classes == fixed[_UNLABELED]] = 0
+        classes[[i for i, row in sample.masks[0].labels.items() if _is_void(row)]] = 0
         stem = folder / "gtFine" / split / f"{name}_gtFine"
         path = stem.with_name(stem.name + "_labelIds.png")
         maskfolder_write.save(path, classes[ids], header=sample.header)

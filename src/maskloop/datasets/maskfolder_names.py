@@ -65,7 +65,7 @@ def _rows(found: _Found, variant: Variant, path: Path, *, is_whole: bool) -> tup
     made: list[Named] = []
     for listed, name, colour, marks in found:
         number, value = listed + variant.shift, listed
-        if is_whole and name == zero:
+        if is_whole and name == zero and marks["ignore"]:
             value = 0  # ids of a table of ours are values, but 0 is no id
         if value in variant.nothing:
             continue
