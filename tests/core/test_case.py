@@ -315,9 +315,9 @@ def random_walk(case, rng, count):
         elif kind == 2:
             wanted = np.roll(case.mask.data, 1, axis=1)
             case.change(wanted, tool="smooth", over_hand=bool(rng.integers(2)))
-        elif kind == 3 and case.mask.labels:
-            number = int(rng.choice(list(case.mask.labels)))
-            row = case.mask.labels[number]
+        elif kind == 3 and (labels := case.mask.labels):  # once: another thread may change it
+            number = int(rng.choice(list(labels)))
+            row = labels[number]
             changes = [
                 {"name": f"n{rng.integers(99)}"},
                 {"colour": "#123456"},
