@@ -29,22 +29,24 @@ from maskloop.datasets.base import (
     regions,
     safe_name,
 )
-from maskloop.datasets.cvat_index import Entry, Index, listed
-from maskloop.datasets.drawn import (
-    KEY,
+from maskloop.datasets.beside import (
     TABLE,
-    Drawn,
     Lists,
-    Record,
-    extras_of,
-    flat,
-    laid,
     put_picture,
-    record_of,
     scheme_of,
     told_apart,
     without_suffix,
     write_scheme,
+)
+from maskloop.datasets.cvat_index import Entry, Index, listed
+from maskloop.datasets.drawn import (
+    KEY,
+    Drawn,
+    Record,
+    extras_of,
+    flat,
+    laid,
+    record_of,
 )
 from maskloop.formats.base import first_bytes, reading
 from maskloop.ops import outlines

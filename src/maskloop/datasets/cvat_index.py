@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 
 from maskloop.core.errors import FormatError
-from maskloop.datasets.drawn import require_size
+from maskloop.datasets.beside import (
+    require_size,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

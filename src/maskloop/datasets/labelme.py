@@ -21,25 +21,27 @@ import orjson
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError
 from maskloop.datasets.base import DatasetFormat, Held, Options, class_of, regions, safe_name
-from maskloop.datasets.drawn import (
-    KEY,
+from maskloop.datasets.beside import (
     PICTURES,
     TABLE,
-    Drawn,
     Lists,
-    Record,
-    extras_of,
-    flat,
     json_at,
-    laid,
-    points_of,
     put_picture,
-    record_of,
     require_size,
     scheme_of,
     size_of,
-    union,
     write_scheme,
+)
+from maskloop.datasets.drawn import (
+    KEY,
+    Drawn,
+    Record,
+    extras_of,
+    flat,
+    laid,
+    points_of,
+    record_of,
+    union,
 )
 from maskloop.datasets.files import named_files
 from maskloop.formats import picture_png

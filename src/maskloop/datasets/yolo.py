@@ -32,14 +32,16 @@ from maskloop.datasets.base import (
     regions,
     safe_name,
 )
-from maskloop.datasets.drawn import (
-    Drawn,
+from maskloop.datasets.beside import (
     Lists,
-    flat,
-    laid,
     put_picture,
     size_of,
     told_apart,
+)
+from maskloop.datasets.drawn import (
+    Drawn,
+    flat,
+    laid,
 )
 from maskloop.datasets.yolo_places import (
     REST,

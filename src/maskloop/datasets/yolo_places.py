@@ -16,7 +16,11 @@ from maskloop.core.dataset import Item
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.datasets.base import inside
-from maskloop.datasets.drawn import PICTURES, require_size, without_suffix
+from maskloop.datasets.beside import (
+    PICTURES,
+    require_size,
+    without_suffix,
+)
 from maskloop.datasets.files import named_files
 from maskloop.formats.base import first_bytes
 
