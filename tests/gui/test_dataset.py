@@ -497,3 +497,20 @@ def test_a_json_dropped_is_a_list_or_the_masks_of_the_picture_that_is_open(
     viewer.open(str(found), plugin="napari-maskloop")
     assert len(viewer.layers) == 2
     assert viewer.layers[1].data.astype(bool).sum() == 24
+
+
+def test_a_case_that_somebody_began_meanwhile_is_gone_on_with(opened: Any, qtbot: Any) -> None:
+    from maskloop.desk.cases import open_case
+
+    _, panel, folder = opened
+    session = panel.dataset.session
+    session.step(1)
+    shown(panel, qtbot, 0)
+    qtbot.waitUntil(lambda: session.ahead._ready is not None, timeout=20_000)
+    with open_case(folder / "images" / "p1.png", author="bob") as case:
+        case.paint((20, 20), radius_mm=0, label="dirt")
+    session.step(1)
+    shown(panel, qtbot, 1)
+    editor = panel.host.editors.of(panel.host.labels.layer)
+    assert [edit.author for edit in editor.case.history] == ["bob"]
+    assert not editor.case.is_read_only

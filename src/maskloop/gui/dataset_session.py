@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
-from maskloop.core.case import Change
 from maskloop.core.dataset import Dataset, Item
 from maskloop.core.errors import MaskloopError
 from maskloop.core.job import Job
 from maskloop.core.standing import Progress, Standing, put_standing
 from maskloop.desk.worklist import Facts, Filter, Worklist, chosen, listed_facts, next_of
-from maskloop.gui import layers, model_step, parents
+from maskloop.gui import layers
 from maskloop.gui.dataset_ahead import Ahead, Drafted, Ready, prepare
+from maskloop.gui.dataset_layers import draw_draft, is_labels, take_away
 from maskloop.gui.host import Host, setting
-from maskloop.gui.placement import GHOST
-from maskloop.gui.results import counted
 
 if TYPE_CHECKING:
     from maskloop.core.case import Case
@@ -183,14 +181,19 @@ class Session(QObject):
         return True
 
     def _tell_case(self, item: Item) -> None:
+        folder = self._case_of(item)
+        if folder is not None:
+            put_standing(folder, self.worklist.of(item))
+
+    def _case_of(self, item: Item) -> Path | None:
+        """Return the folder of an item's case; None where there is none yet."""
         from maskloop.desk.cases import case_folder, is_case
 
         if item.image is None or not item.image.exists():
-            return
+            return None
         source = item.image.resolve()
         folder = case_folder(source, workspace=self._host.keeping.workspace_of(source))
-        if is_case(folder):
-            put_standing(folder, self.worklist.of(item))
+        return folder if is_case(folder) else None
 
     # From one image to the next
 
@@ -296,21 +299,8 @@ class Session(QObject):
 
     def _clear(self) -> None:
         """Take the layers of the item from the window."""
-        viewer = self._host.viewer
-        ours = [known() for known in self._shown]
-        image = next((x for x in ours if type(x).__name__ == "Image"), None)
-        for layer in [layers.bare(x) for x in viewer.layers]:
-            is_over = image is not None and self._lies_on(layer, image)
-            if is_over or any(layer is known for known in ours):
-                viewer.layers.remove(layer)
+        take_away(self._host.viewer, [known() for known in self._shown])
         self._shown, self._source, self._ready = [], None, None
-
-    def _lies_on(self, layer: Any, image: Any) -> bool:  # Any: napari layers
-        if type(layer).__name__ == "Labels":
-            shown = [layers.bare(x) for x in self._host.viewer.layers]
-            return parents.image_behind(layer, shown) is image
-        is_chance = type(layer).__name__ == "Image" and GHOST in layer.metadata
-        return is_chance and layers.same_grid(layer, image)
 
     def _load(self, place: int) -> None:
         item = self.items[place]
@@ -318,8 +308,10 @@ class Session(QObject):
         self.moved.emit()
         ready = self.ahead.ready_of(item.name)
         if ready is not None and not ready.opened.has_case:
-            self._show(place, ready, None)
-            return
+            if self._case_of(item) is None:
+                self._show(place, ready, None)
+                return
+            ready = None  # somebody else began one since it was read
         if ready is None and self.ahead.is_reading(item.name):
             self._wanted = place
             self._host.say(f"Opening {item.name} ...")
@@ -448,30 +440,12 @@ class Session(QObject):
         if item is None or item.name != drafted.item.name:
             return
         self.ahead.draft_of(item.name)
-        layer = next((x for x in (known() for known in self._shown) if _is_labels(x)), None)
+        layer = next((x for x in (known() for known in self._shown) if is_labels(x)), None)
         editor = self._host.editors.of(layer) if layer is not None else None
         if editor is None or (editor.is_open and editor.keeper.has_steps):
             self._host.say(f"The draft of {item.name} is left out: you began without it.")
             return
-        found = drafted.found
-
-        def done(change: Change) -> None:
-            if found.candidates is not None:
-                editor.case.review.propose(found.candidates)
-                self._host.reviewed.emit()
-            drawn = f"{found.model} drafted {item.name}: {counted(found.mask.labels)}."
-            self._host.say(drawn, "good")
-
-        model_step.draw(
-            editor,
-            found.mask.checked(),
-            (),
-            done,
-            tool=found.model,
-            words=f"{found.model}: {counted(found.mask.labels)}",
-            author=found.model,
-            about=drafted.facts,
-        )
+        draw_draft(self._host, editor, drafted)
 
     def _mind_busy(self, is_busy: bool) -> None:
         if is_busy:
@@ -504,7 +478,3 @@ class Session(QObject):
         self.ahead.close()
         if self._is_settled:
             gc.unfreeze()
-
-
-def _is_labels(layer: Any) -> bool:  # Any: a napari layer
-    return type(layer).__name__ == "Labels"
