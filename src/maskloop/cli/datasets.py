@@ -101,6 +101,7 @@ def writing_options(function: F) -> F:
 @click.option("--to", metavar="FORMAT", help="Format; for an image its suffix may say it.")
 @click.option("--split", metavar="NAME=SHARE,...", help="Split anew by group: train=0.8,val=0.2")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@click.option("--by", metavar="RULE", help="Groups of the split; see `maskloop split --help`.")
 @click.option("--only", metavar="STATUS", help="Cases of this status only: done, say.")
 @click.option("--skip-refused", is_flag=True, help="Leave out what the format cannot hold at all.")
 @click.option("--lossless", is_flag=True, help="Write nothing if anything would be lost.")
@@ -117,6 +118,7 @@ def convert(
     to: str | None,
     split: str | None,
     seed: int,
+    by: str | None,
     only: str | None,
     skip_refused: bool,
     lossless: bool,
@@ -155,10 +157,9 @@ def convert(
     made = desk.Options(profile=profile, **options)
     with working() as job:
         dataset = desk.open_dataset(source, format=source_format, options=made, job=job)
-        dataset = desk.chosen(dataset, split=split, seed=seed, status=only, job=job)
+        dataset = desk.chosen(dataset, split=split, seed=seed, by=by, status=only, job=job)
         planned = desk.plan(dataset, to, options=made, skip_refused=skip_refused, job=job)
-        for words in planned.losses:
-            job.say(words)
+        planned.tell(job)
         if lossless:
             planned.require_lossless()
         if target is None or dry_run:

@@ -85,11 +85,14 @@ class Loss:
         Singular; ``s`` makes the plural.
     one, many : str
         The verb and the rest, for one and for several.
+    is_note : bool
+        Whether nothing is lost in truth: told, and no reason to refuse.
     """
 
     noun: str
     one: str
     many: str
+    is_note: bool = False
 
     def words(self, count: int) -> str:
         """Return the sentence for `count` of them."""

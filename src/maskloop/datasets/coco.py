@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]  # Any: plain JSON values
 
-STAYS = Loss("object", "has holes and stays run lengths", "have holes and stay run lengths")
+STAYS = Loss(
+    "object", "has holes and stays run lengths", "have holes and stay run lengths", is_note=True
+)
 
 # Which of several files of one split is read: the first kind that is there.
 _ORDER = ("instances", "", "person_keypoints", "stuff", "labels", "image_info", "captions")

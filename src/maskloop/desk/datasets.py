@@ -120,6 +120,8 @@ class DatasetReceipt:
         ISO time, UTC.
     verdict : str
         ``"PASS"``: what does not read back as meant is not put in place.
+    notes : tuple of str
+        What a person should know and is no loss.
     """
 
     path: Path
@@ -131,6 +133,7 @@ class DatasetReceipt:
     sha256: dict[str, str] = field(repr=False)
     written: str = ""
     verdict: str = "PASS"
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON values
         """Return the receipt as JSON-ready values."""
@@ -141,6 +144,7 @@ class DatasetReceipt:
             "items": self.items,
             "objects": self.objects,
             "losses": list(self.losses),
+            "notes": list(self.notes),
             "sha256": self.sha256,
             "written": self.written,
             "verdict": self.verdict,
@@ -152,7 +156,8 @@ class DatasetReceipt:
             f"{self.verdict}  {self.path}  ({self.format}; {self.items:,} items, "
             f"{self.objects:,} regions, all read back and compared)"
         ]
-        return "\n".join(lines + [f"  lost     {loss}" for loss in self.losses])
+        lines += [f"  lost     {loss}" for loss in self.losses]
+        return "\n".join(lines + [f"  note     {note}" for note in self.notes])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +173,8 @@ class Conversion:
         "12 objects lose their holes", in falling order.
     refused : mapping of str to str
         Items that the format cannot hold at all, and why.
+    notes : tuple of str
+        What a person should know and is no loss.
     """
 
     dataset: Dataset
@@ -175,6 +182,7 @@ class Conversion:
     options: Options
     losses: tuple[str, ...]
     refused: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def write(
         self, out: Path | str, *, overwrite: bool = False, job: Job | None = None
@@ -213,6 +221,7 @@ class Conversion:
                 items=len(self.dataset.items),
                 objects=objects,
                 losses=self.losses,
+                notes=self.notes,
                 sha256={
                     p.relative_to(made).as_posix(): sha256_of(p)
                     for p in sorted(made.rglob("*"))
@@ -235,6 +244,11 @@ class Conversion:
             shutil.rmtree(aside, ignore_errors=True)
         return receipt
 
+    def tell(self, job: Job) -> None:
+        """Say the losses and the notes."""
+        for words in (*self.losses, *self.notes):
+            job.say(words)
+
     def require_lossless(self) -> None:
         """Raise `InputError` if anything would be lost."""
         if self.losses:
@@ -252,6 +266,7 @@ class Conversion:
             "items": len(self.dataset.items),
             "losses": list(self.losses),
             "refused": self.refused,
+            "notes": list(self.notes),
         }
 
     def _held(self, item: Item, job: Job) -> Held:
@@ -308,6 +323,7 @@ def chosen(
     *,
     split: str | None = None,
     seed: int = 0,
+    by: str | None = None,
     status: str | None = None,
     job: Job | None = None,
 ) -> Dataset:
@@ -320,6 +336,8 @@ def chosen(
         ``"train=0.8,val=0.1,test=0.1"``: shares of the groups (patients, slides, videos).
     seed : int
         Another seed splits otherwise.
+    by : str, optional
+        The rule of groups: ``"folder"``, ``"item"`` or a regular expression found in names.
     status : str, optional
         Only items of this status, such as ``"done"``.
     job : Job, optional
@@ -343,7 +361,7 @@ def chosen(
     if split is not None:
         from maskloop.desk.splits import assigned, shares_of
 
-        dataset = assigned(dataset, shares_of(split), seed, job=job)
+        dataset = assigned(dataset, shares_of(split), seed, by=by, job=job)
     return dataset
 
 
@@ -413,10 +431,12 @@ def plan(
                 raise
             refused[item.name] = str(error)
     kept = replace(dataset, items=tuple(i for i in items if i.name not in refused))
-    told = tuple(loss.words(count) for loss, count in losses.most_common() if count)
+    counted = [(loss.is_note, loss.words(count)) for loss, count in losses.most_common() if count]
+    lost = tuple(words for is_note, words in counted if not is_note)
     if refused:
-        told += (f"{len(refused):,} items cannot be held at all and are left out",)
-    return Conversion(kept, target, options, told, refused)
+        lost += (f"{len(refused):,} item(s) cannot be held at all and are left out",)
+    notes = tuple(words for is_note, words in counted if is_note)
+    return Conversion(kept, target, options, lost, refused, notes)
 
 
 def convert_dataset(
@@ -441,8 +461,7 @@ def convert_dataset(
     """
     job = job or Job()
     planned = plan(source, to, format=format, options=options, job=job)
-    for words in planned.losses:
-        job.say(words)
+    planned.tell(job)
     if lossless:
         planned.require_lossless()
     return planned.write(out, overwrite=overwrite, job=job)
