@@ -18,45 +18,30 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from maskloop.core.dataset import Dataset, Item, Sample
-from maskloop.core.errors import FormatError, GeometryError, InputError
+from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
 from maskloop.datasets.base import (
     DatasetFormat,
     Held,
     Options,
-    has_pixels,
     inside,
-    place_image,
-    read_image,
-    safe_name,
 )
 from maskloop.datasets.files import (
     as_stored,
     read_maps,
     read_masks,
-    write_gray,
-    write_maps,
 )
+from maskloop.datasets.nnunet_write import DATASET, MAPS, RECORD, SPLITS, Writer
 from maskloop.datasets.tables import IGNORE, as_classes, consecutive
-from maskloop.formats import nifti, picture
-from maskloop.formats.base import Target, first_bytes, reading
-from maskloop.formats.dicom_head import DicomHeader
-from maskloop.formats.nifti_write import plan_image
+from maskloop.formats.base import first_bytes, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from maskloop.core.image import Image
     from maskloop.core.job import Job
-    from maskloop.core.mask import Mask
 
-DATASET, RECORD, _SPLITS = "dataset.json", "maskloop.json", "splits_final.json"
-_MAPS = "maps"
-_AIR_HU = -900  # darker than anything but air is CT
 _Row = dict[str, Any]  # Any: plain JSON values
 
 
@@ -118,7 +103,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
         rows = LabelTable(row for i, row in scheme.items() if i in ids or not row.ignore)
         sample = Sample(item, (replace(mask, labels=rows.covering(ids)),))
         name = source.label.name.removesuffix(str(about.get("file_ending") or ".nii.gz"))
-        return read_maps(sample, path / _MAPS, job, name=name)
+        return read_maps(sample, path / MAPS, job, name=name)
 
     told = "its regions overlap by design: each label is one class here"
     notices = (told,) if _has_regions(about) else ()
@@ -217,7 +202,7 @@ def _seen(path: Path) -> bool:
 
 def _splits(path: Path) -> dict[str, str]:
     """Return the split of each case, from one split of train and val or from folds."""
-    file = path / _SPLITS
+    file = path / SPLITS
     if not file.is_file():
         return {}
     try:
@@ -225,7 +210,7 @@ def _splits(path: Path) -> dict[str, str]:
             found = json.loads(file.read_bytes())
         folds = [({str(n) for n in one["train"]}, [str(n) for n in one["val"]]) for one in found]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"expected [{{train, val}}] in {_SPLITS}, got {error}; correct or remove it"
+        msg = f"expected [{{train, val}}] in {SPLITS}, got {error}; correct or remove it"
         raise FormatError(msg) from error
     if len(folds) == 1:
         train, val = folds[0]
@@ -253,165 +238,10 @@ def write(
     dataset: Dataset, samples: Iterable[Sample], folder: Path, *, options: Options, job: Job
 ) -> None:
     """Write imagesTr/, labelsTr/ (Ts for the test split), dataset.json and the record."""
-    writer = _Writer(folder, options, job)
+    writer = Writer(folder, options, job)
     for sample in samples:
         writer.put(sample)
     writer.finish(dataset)
-
-
-class _Writer:
-    def __init__(self, folder: Path, options: Options, job: Job) -> None:
-        self._folder, self._options, self._job = folder, options, job
-        self._cases: dict[str, _Row] = {}
-        self._channels: tuple[str, ...] = ()
-        self._ndim = 0
-        self._training = self._without = 0
-        self._ignores = False
-
-    def put(self, sample: Sample) -> None:
-        mask, item = sample.masks[0], sample.item
-        name = self._name(item)
-        end = "Ts" if item.split == "test" else "Tr"
-        if self._ndim not in (0, mask.geometry.ndim):
-            msg = f"expected pictures or volumes for nnU-Net, got both ({item.name!r}); split them"
-            raise InputError(msg)
-        self._ndim = mask.geometry.ndim
-        self._training += end == "Tr"
-        self._ignores |= any(row.ignore for row in mask.labels.values())
-        write_gray(mask, self._folder / f"labels{end}" / name)
-        if self._options.images != "none" and has_pixels(item):
-            image = read_image(item, self._job)
-            self._put_image(image, mask, item, self._folder / f"images{end}" / name)
-        else:
-            self._without += 1
-        if self._options.maps:
-            write_maps(sample, self._folder / _MAPS, name, options=self._options)
-
-    def _name(self, item: Item) -> str:
-        wanted = safe_name(item.name)
-        flat = re.sub(r"\s+", "_", wanted.replace("/", "_"))
-        name, number = flat, 1
-        while name in self._cases:
-            number += 1
-            name = f"{flat}-{number}"
-        row = {"name": wanted, "group": item.group, "split": item.split}
-        self._cases[name] = {key: value for key, value in row.items() if value}
-        return name
-
-    def _put_image(self, image: Image, mask: Mask, item: Item, path: Path) -> None:
-        if image.has_time:
-            msg = f"expected one time point of {item.name!r}, got {image.frames}; choose one"
-            raise InputError(msg)
-        is_flat = image.geometry.ndim == 2
-        channels = _channel_names(image)
-        if self._channels and self._channels != channels:
-            if len(self._channels) != len(channels):
-                msg = (
-                    f"expected {len(self._channels)} channel(s) as in the cases before, got "
-                    f"{len(channels)} in {item.name!r}; nnU-Net needs the same of every case"
-                )
-                raise InputError(f"{msg}: leave it out")
-            self._channels = tuple(
-                one if one == other else "image"
-                for one, other in zip(self._channels, channels, strict=True)
-            )
-        self._channels = self._channels or channels
-        if is_flat:
-            planned = picture.plan_image(image, suffix=".png").image
-            files = {".png": [planned]}
-        else:
-            parts = [image.channel(n) for n in range(image.channels)]
-            files = {".nii.gz": [plan_image(one, suffix=".nii.gz").image for one in parts]}
-        ((suffix, images),) = files.items()
-        words = images[0].geometry.difference(mask.geometry)
-        if words:
-            msg = f"expected the mask of {item.name!r} on its image's grid, but {words}"
-            raise GeometryError(f"{msg}; choose its own image, or add --images none")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        source = item.image
-        is_linked = self._options.images == "link" and source is not None and len(images) == 1
-        if is_linked and source is not None and source.name.endswith(suffix):
-            place_image(item, path.with_name(f"{path.name}_0000"), options=self._options)
-            return
-        for number, one in enumerate(images):
-            to = path.with_name(f"{path.name}_{number:04d}{suffix}")
-            (picture if is_flat else nifti).write_image(one, Target(to, suffix, to))
-
-    def finish(self, dataset: Dataset) -> None:
-        """Write what is known of all cases."""
-        rows = consecutive(dataset.scheme)
-        labels = {"background": 0}
-        labels.update((row.name, i) for i, row in rows.items() if not row.ignore or self._ignores)
-        if self._without:
-            self._job.say(
-                f"{self._without:,} cases were written without their images: nnU-Net needs them"
-            )
-        _put(
-            self._folder / DATASET,
-            {
-                "name": safe_name(dataset.name or "dataset"),
-                "channel_names": {
-                    str(number): name for number, name in enumerate(self._channels or ("image",))
-                },
-                "labels": labels,
-                "numTraining": self._training,
-                "file_ending": ".png" if self._ndim == 2 else ".nii.gz",
-            },
-        )
-        own = {row.name: row.id for row in dataset.scheme.values()}
-        record = [
-            {
-                "id": row.id,
-                "was": own[row.name],
-                "name": row.name,
-                "colour": row.colour,
-                "is_thing": row.is_thing,
-            }
-            for row in rows.values()
-            if not row.ignore
-        ]
-        _put(self._folder / RECORD, {"version": 1, "labels": record, "cases": self._cases})
-        splits = _as_splits({n: row.get("split", "") for n, row in self._cases.items()})
-        if splits:
-            _put(self._folder / _SPLITS, splits)
-        for name in ("imagesTr", "labelsTr"):
-            (self._folder / name).mkdir(exist_ok=True)
-
-
-def _as_splits(split_of: Mapping[str, str]) -> list[dict[str, list[str]]]:
-    """Return nnU-Net's list of splits: one of train and val, or one a fold."""
-    names: dict[str, list[str]] = {}
-    for name, split in split_of.items():
-        if split and split != "test":
-            names.setdefault(split, []).append(name)
-    folds = sorted(n for n in names if re.fullmatch(r"fold-?\d+", n))
-    if folds and len(folds) == len(names) > 1:
-        return [
-            {
-                "train": sorted(n for one in folds if one != fold for n in names[one]),
-                "val": names[fold],
-            }
-            for fold in folds
-        ]
-    if "train" in names and "val" in names:
-        return [{"train": names["train"], "val": names["val"]}]
-    return []
-
-
-def _channel_names(image: Image) -> tuple[str, ...]:
-    """Return what the channels are; the name CT makes nnU-Net clip and scale Hounsfield units."""
-    if image.geometry.ndim == 2:
-        return ("R", "G", "B") if image.channels == 3 else ("gray",) * image.channels
-    known = image.header.modality if isinstance(image.header, DicomHeader) else ""
-    is_whole = image.data.dtype.kind in "if" and image.channels == 1
-    if not known and is_whole and float(np.nanmin(image.data)) <= _AIR_HU:
-        known = "CT"
-    return tuple([known or "image"] * image.channels)
-
-
-def _put(path: Path, content: Any) -> None:  # Any: plain JSON values
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _object(path: Path) -> _Row:

@@ -17,7 +17,8 @@ from maskloop.core.dataset import Item
 from maskloop.core.errors import MaskloopError
 from maskloop.datasets.base import Problem, read_image
 from maskloop.datasets.files import read_masks
-from maskloop.datasets.nnunet import DATASET, described, listed
+from maskloop.datasets.nnunet import described, listed
+from maskloop.datasets.nnunet_write import DATASET
 from maskloop.datasets.tables import IGNORE
 from maskloop.formats.picture_png import depth_of
 
