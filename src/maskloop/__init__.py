@@ -22,6 +22,7 @@ _HOMES = {
     "maskloop.core.mask": ("Mask",),
     "maskloop.core.case": ("Case",),
     "maskloop.core.parameters": ("Points",),
+    "maskloop.desk.agree": ("agree",),
     "maskloop.desk.cases": ("open_case", "replay"),
     "maskloop.desk.catalogue": ("list_datasets", "list_formats", "list_models", "list_tools"),
     "maskloop.desk.check": ("info", "score"),
@@ -30,6 +31,7 @@ _HOMES = {
     "maskloop.desk.datasets": ("convert_dataset", "open_dataset"),
     "maskloop.desk.measure": ("measure",),
     "maskloop.desk.overlaps": ("load_objects",),
+    "maskloop.desk.validate": ("validate",),
     "maskloop.formats.base": ("Choices",),
     "maskloop.loop.correct": ("correct",),
     "maskloop.loop.export": ("export",),
@@ -71,6 +73,8 @@ __all__ = [  # noqa: RUF022  (verbs first, then nouns, then listings)
     "convert",
     "open_dataset",
     "convert_dataset",
+    "validate",
+    "agree",
     "info",
     "measure",
     "score",
@@ -106,6 +110,7 @@ if TYPE_CHECKING:
     from maskloop.core.labels import Label, LabelTable
     from maskloop.core.mask import Mask
     from maskloop.core.parameters import Points
+    from maskloop.desk.agree import agree
     from maskloop.desk.cases import open_case, replay
     from maskloop.desk.catalogue import list_datasets, list_formats, list_models, list_tools
     from maskloop.desk.check import info, score
@@ -114,6 +119,7 @@ if TYPE_CHECKING:
     from maskloop.desk.datasets import convert_dataset, open_dataset
     from maskloop.desk.measure import measure
     from maskloop.desk.overlaps import load_objects
+    from maskloop.desk.validate import validate
     from maskloop.formats.base import Choices
     from maskloop.loop.correct import correct
     from maskloop.loop.export import export
