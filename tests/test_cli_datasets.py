@@ -79,7 +79,7 @@ def test_a_folder_that_nobody_knows_is_told_with_the_formats(tmp_path, capsys):
 def test_status_without_cases_is_told(cells, tmp_path, capsys):
     command = ["convert", str(cells), str(tmp_path / "out"), "--to", "indexed", "--only", "done"]
     assert run(command) == 2
-    assert "no status" in capsys.readouterr().err
+    assert "there is: unseen" in capsys.readouterr().err
 
 
 def test_datasets_stand_in_the_list_of_formats(capsys):
@@ -98,3 +98,21 @@ def test_an_old_set_can_be_read_again(cells, tmp_path, capsys):
         run(["convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "indexed", "--json"]) == 0
     )
     assert told(capsys)["sha256"] == first["sha256"]
+
+
+def test_what_was_corrected_in_cases_is_what_is_converted(cells, tmp_path, capsys):
+    import maskloop
+    from maskloop.desk.items import open_item
+
+    dataset = maskloop.open_dataset(cells)
+    start = open_item(dataset, dataset.items[1]).masks[0]
+    with maskloop.open_case(dataset.items[1].image, mask=start, author="anna") as case:
+        ids = case.mask.data.copy()
+        ids[15:18, 2:6] = 1
+        case.change(ids, kind="person", tool="brush")
+    assert run(["convert", str(cells), str(tmp_path / "new"), "--to", "indexed"]) == 0
+    assert "1 of 3 items have a case" in capsys.readouterr().err
+    assert np.array(Picture.open(tmp_path / "new" / "masks" / "c1.png"))[16, 3] == 1
+    command = ["convert", str(cells), str(tmp_path / "old"), "--to", "indexed", "--as-given"]
+    assert run(command) == 0
+    assert np.array(Picture.open(tmp_path / "old" / "masks" / "c1.png"))[16, 3] == 0

@@ -39,6 +39,12 @@ def reading_options(function: F) -> F:
     return function
 
 
+def as_given_option(function: F) -> F:
+    """Add ``--as-given``."""
+    text = "Take the dataset's own masks, also where cases hold corrected ones."
+    return click.option("--as-given", is_flag=True, help=text)(function)
+
+
 def writing_options(function: F) -> F:
     """Add what a dataset format may be asked to do; the command gets ``options``, a mapping."""
 
@@ -108,6 +114,7 @@ def writing_options(function: F) -> F:
 @click.option("--dry-run", is_flag=True, help="Say what would be lost, and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that maskloop wrote.")
 @reading_options
+@as_given_option
 @writing_options
 @choices_options
 @json_option
@@ -126,6 +133,7 @@ def convert(
     overwrite: bool,
     source_format: str | None,
     profile: Path | None,
+    as_given: bool,
     options: Mapping[str, Any],  # Any: what click parsed
     choices: Choices,
     as_json: bool,
@@ -136,6 +144,7 @@ def convert(
     """
     from maskloop.desk import datasets as desk
     from maskloop.desk.convert import convert as write_image
+    from maskloop.desk.items import as_worked
 
     if target is not None and out is not None and target != out:
         msg = f"expected one target, got {target!r} and {out!r}; leave one out"
@@ -157,6 +166,8 @@ def convert(
     made = desk.Options(profile=profile, **options)
     with working() as job:
         dataset = desk.open_dataset(source, format=source_format, options=made, job=job)
+        if not as_given:
+            dataset = as_worked(dataset, job=job)
         dataset = desk.chosen(dataset, split=split, seed=seed, by=by, status=only, job=job)
         planned = desk.plan(dataset, to, options=made, skip_refused=skip_refused, job=job)
         planned.tell(job)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maskloop.cli.datasets import reading_options
+from maskloop.cli.datasets import as_given_option, reading_options
 from maskloop.cli.options import commands, example, json_option, kind_option
 from maskloop.cli.output import answer, as_table
 from maskloop.cli.running import working
@@ -37,6 +37,7 @@ def _rule_option(function: Any) -> Any:  # Any: click's decorators
 )
 @click.argument("dataset", type=click.Path())
 @reading_options
+@as_given_option
 @click.option(
     "--by",
     type=_BY,
@@ -52,6 +53,7 @@ def stats(
     dataset: str,
     source_format: str | None,
     profile: Path | None,
+    as_given: bool,
     by: By,
     table: str | None,
     objects: str | None,
@@ -59,13 +61,17 @@ def stats(
     as_json: bool,
 ) -> None:
     """Count a dataset's classes, objects, sizes and splits."""
-    from maskloop.desk.datasets import Options
+    from maskloop.desk.datasets import Options, open_dataset
+    from maskloop.desk.items import as_worked
     from maskloop.desk.plots import write_plots
     from maskloop.desk.statistics import statistics
 
     with working() as job:
         options = Options(profile=profile)
-        found = statistics(dataset, by=by, format=source_format, options=options, job=job)
+        opened = open_dataset(dataset, format=source_format, options=options, job=job)
+        if not as_given:
+            opened = as_worked(opened, job=job)
+        found = statistics(opened, by=by, job=job)
         made = [found.write_csv(table)] if table else []
         if objects:
             made.append(found.write_objects(objects))

@@ -18,7 +18,7 @@ from maskloop.desk.images import IMAGES, list_images, recognised
 from maskloop.desk.worklist import Facts, listed_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from maskloop.core.dataset import Dataset, Holding, Item, Sample
     from maskloop.core.image import Image
@@ -160,14 +160,29 @@ def corrected(
     Dataset
         Its scheme has the classes that people added in the cases.
     """
-    cases = {}
-    items = []
-    for item in dataset.items:
-        if only is not None and item.name not in only:
-            continue
+    items = [item for item in dataset.items if only is None or item.name in only]
+    return _corrected(dataset, items, _cases_of(items, workspace), worklist)
+
+
+def _cases_of(items: Iterable[Item], workspace: Path | str | None) -> dict[str, Path]:
+    """Return the case folders of those items that have one, by name."""
+    found = {}
+    for item in items:
         folder = None if item.image is None else case_folder(item.image, workspace=workspace)
         if folder is not None and is_case(folder):
-            cases[item.name] = folder
+            found[item.name] = folder
+    return found
+
+
+def _corrected(
+    dataset: Dataset,
+    chosen: Iterable[Item],
+    cases: Mapping[str, Path],
+    worklist: Worklist | None,
+) -> Dataset:
+    items = []
+    for item in chosen:
+        if item.name in cases:
             item = replace(item, has_mask=True, classes=None, count=None)
         if worklist is not None:
             item = replace(item, status=worklist.of(item).status)
@@ -183,6 +198,35 @@ def corrected(
     scheme = _scheme_with(dataset.scheme, tables)
     kind = _kind_with(dataset, tables)
     return replace(dataset, items=tuple(items), reader=read, scheme=scheme, kind=kind)
+
+
+def as_worked(
+    dataset: Dataset, *, workspace: Path | str | None = None, job: Job | None = None
+) -> Dataset:
+    """Return a dataset as people left it: corrected where items have cases, with their status.
+
+    Nothing is written. A folder of cases is one already.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    workspace : path, optional
+        Where cases lie whose image's folder cannot be written or is shared.
+    job : Job, optional
+        Told of how many items the corrections are taken.
+    """
+    from maskloop.desk.worklist import Worklist
+
+    if dataset.format == "cases":
+        return dataset
+    kept = Worklist.beside(dataset.root, workspace=workspace)
+    cases = _cases_of(dataset.items, workspace)
+    if cases and job is not None:
+        job.say(
+            f"{len(cases):,} of {len(dataset.items):,} items have a case: their masks are taken as "
+            "corrected there"
+        )
+    return _corrected(dataset, dataset.items, cases, kept)
 
 
 def nameless(dataset: Dataset) -> Dataset:

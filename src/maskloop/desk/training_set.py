@@ -69,6 +69,7 @@ def given_cases(
         If a form is not understood, no case is found, or a status is asked of pairs.
     """
     from maskloop.desk.datasets import chosen
+    from maskloop.desk.items import as_worked
 
     given = [cases] if isinstance(cases, (str, Path, Dataset)) else list(cases)
     plain: list[Pair | Triple | Path | str] = []
@@ -81,6 +82,7 @@ def given_cases(
             is_told = format is not None or profile is not None
             if is_told or not _are_pairs(Path(one)):
                 dataset = dataset_at(one, format=format, profile=profile, job=job)
+                dataset = None if dataset is None else as_worked(dataset, job=job)
         if dataset is not None:
             listed = training_cases(chosen(dataset, status=only, job=job), job)
             left = sided(listed)

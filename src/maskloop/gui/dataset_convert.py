@@ -197,7 +197,9 @@ class ConvertBox(QWidget):
         if planned is not None:
             lines = [f"\N{BULLET} {loss}" for loss in planned.losses]
             refused = list(planned.refused.values())[:1]
-            self.losses.setText("\n".join([*lines, *refused]) or "Nothing is lost.")
+            lines = [*lines, *refused] or ["Nothing is lost."]
+            lines += [f"\N{BULLET} {note}" for note in planned.notes]
+            self.losses.setText("\n".join(lines))
             colour = "#ffcf66" if lines else "#7ee2a8"
             self.losses.setStyleSheet(f"color: {colour}; background: transparent;")
         self._check()
