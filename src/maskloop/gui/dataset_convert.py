@@ -200,7 +200,8 @@ class ConvertBox(QWidget):
             lines = [*lines, *refused] or ["Nothing is lost."]
             lines += [f"\N{BULLET} {note}" for note in planned.notes]
             self.losses.setText("\n".join(lines))
-            colour = "#ffcf66" if lines else "#7ee2a8"
+            is_lossy = bool(planned.losses or planned.refused)
+            colour = "#ffcf66" if is_lossy else "#7ee2a8"
             self.losses.setStyleSheet(f"color: {colour}; background: transparent;")
         self._check()
 
