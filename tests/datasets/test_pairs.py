@@ -89,6 +89,29 @@ def test_many_ids_without_a_table_are_objects(tmp_path):
     assert found.scheme.names == {1: "object"}
 
 
+def test_pictures_of_few_and_of_many_objects_are_of_one_class(tmp_path):
+    for name, ids in (("few", np.eye(10) * 3), ("many", np.arange(1, 101).reshape(10, 10))):
+        png(tmp_path / "images" / f"{name}.png", ids)
+        png(tmp_path / "masks" / f"{name}.png", ids)
+    found = open_dataset(tmp_path)
+    assert (found.kind, found.scheme.names) == ("objects", {1: "object"})
+    assert "an object" in found.notices[0]
+    few, many = (found.read(item).labels for item in found.items)
+    assert {row.category for row in (*few.values(), *many.values())} == {"object"}
+    assert (len(few), len(many)) == (1, 100)
+
+
+def test_a_table_of_one_class_names_its_many_objects(tmp_path):
+    png(tmp_path / "images" / "n.png", np.arange(1, 101).reshape(10, 10))
+    png(tmp_path / "masks" / "n.png", np.arange(1, 101).reshape(10, 10))
+    rows = LabelTable.classes({1: "nucleus"}).to_rows()
+    (tmp_path / "labels.json").write_text(json.dumps({"maskloop": 1, "labels": rows}))
+    found = open_dataset(tmp_path)
+    assert (found.kind, found.notices) == ("objects", ())
+    rows_read = found.read(found.items[0]).labels.values()
+    assert [row.category for row in rows_read] == ["nucleus"] * 100
+
+
 def test_names_come_from_the_table_beside_the_folders(tmp_path):
     nifti(tmp_path / "images" / "c.nii.gz", np.ones((3, 4, 5)))
     nifti(tmp_path / "labels" / "c_seg.nii.gz", np.eye(4, 5)[None].repeat(3, 0) * 2)

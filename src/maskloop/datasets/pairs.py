@@ -122,8 +122,9 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     notices = []
     if is_guess:
         notices.append(
-            f"no table names the classes of {path.name}: they are called after their ids; put "
-            f"their names into {_TABLE}"
+            f"no table names the classes of {path.name}: each id is "
+            f"{'a class' if kind == 'classes' else 'an object'} here; put names, and "
+            f'"kind": "classes" or "objects", into {_TABLE}'
         )
     alone = [item.name for item in items if not item.has_mask]
     if alone:
@@ -218,7 +219,8 @@ def _table_for(mask: Mask, scheme: LabelTable, kind: Kind) -> LabelTable:
     if kind == "classes":
         known = LabelTable(scheme[i] for i in ids if i in scheme)
         return known.covering(ids)
-    return LabelTable.objects(ids, next((r.name for r in scheme.values()), "object"))
+    names = [row.name for row in scheme.values()]
+    return LabelTable.objects(ids, "object" if "object" in names or not names else names[0])
 
 
 def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Holding, bool]:
@@ -238,7 +240,8 @@ def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Ho
     masks = [item for item in items if item.has_mask]
     step = max(1, len(masks) // _LOOKED_AT)
     rows: dict[str, Label] = {}
-    has_objects = has_classes = is_guess = False
+    bare: list[LabelTable] = []  # of masks that brought no names
+    has_objects = has_classes = False
     for item in masks[::step][:_LOOKED_AT]:
         path = item.ref.masks[0]
         labels = read_sidecar(path)
@@ -246,15 +249,22 @@ def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Ho
             mask = read_masks(path, item, None, job)[0]
             labels = mask.labels
             if not has_own_table(path, mask):
-                if stated is not None:
-                    has_classes = True
-                    continue
-                is_guess, is_few = True, len(labels) <= _FEW
-                labels = LabelTable.classes({i: f"label {i}" for i in labels}) if is_few else labels
+                bare.append(labels)
+                continue
         has_objects |= any(row.category is not None for row in labels.values())
         has_classes |= any(row.category is None for row in labels.values())
         for row in labels.values():
             rows.setdefault(class_of(row), row)
+    if bare:  # the same for all: a picture of few objects is no picture of so many classes
+        ids = {i for labels in bare for i in labels}
+        is_many = any(len(labels) > _FEW for labels in bare) and not ids <= set(stated or ())
+        has_objects |= is_many
+        has_classes |= not is_many
+        if stated is None and not is_many:
+            rows |= {f"label {i}": Label(i, f"label {i}") for i in sorted(ids)}
+        elif stated is None:
+            rows.setdefault("object", LabelTable.objects([1], "object")[1])
+    is_guess = bool(bare) and stated is None
     kind_found: Holding = "classes"
     if has_objects:
         kind_found = "panoptic" if has_classes else "objects"
