@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.image import stem_of
+from maskloop.core.mask import present_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.job import Job
     from maskloop.core.labels import Label, LabelTable
+    from maskloop.core.mask import Mask
 
 Images = Literal["copy", "link", "none"]
 Severity = Literal["error", "warning"]
@@ -107,6 +109,7 @@ DROPPED = Loss("object", "is dropped", "are dropped")
 COVERED = Loss("object", "loses pixels to others that lie over it", "lose pixels to others over it")
 MERGED = Loss("object", "is merged into its class", "are merged into their class")
 PLACE = Loss("image", "loses its place in the world (mm)", "lose their place in the world (mm)")
+UNDRAWN = Loss("image", "without a mask is left out", "without a mask are left out")
 EMPTY = Loss("image", "without objects is left out", "without objects are left out")
 SCORES = Loss("object", "loses its score", "lose their scores")
 CROWDS = Loss("crowd", "becomes a plain object", "become plain objects")
@@ -270,6 +273,16 @@ def regions(sample: Sample) -> Iterator[Region]:
             yield Region(labels[number], box, numbers[box] == stored)
 
 
+def covered(sample: Sample, settled: Mask) -> dict[Loss, int]:
+    """Return how many objects lose pixels, or all of them, where overlaps are settled."""
+    left = set(settled.ids())
+    losses: Counter[Loss] = Counter()
+    for mask in sample.masks:
+        for number in present_ids(mask.data[mask.data != settled.data]):
+            losses[COVERED if number in left else DROPPED] += 1
+    return dict(losses)
+
+
 def is_partly_reviewed(sample: Sample) -> bool:
     """Whether there are voxels that nobody vouches for."""
     return sample.reviewed is not None and not bool(sample.reviewed.all())
@@ -288,13 +301,15 @@ def class_ids(scheme: LabelTable) -> dict[str, int]:
 def difference(meant: Sample, found: Sample) -> str:
     """Return how two samples differ, in words; empty where they hold the same regions.
 
-    Ids need not agree: every region must be there once, of the same class, voxel by voxel; and the
-    grids must match where both are in mm.
+    Ids need not agree: every region must be there once, of the same class, voxel by voxel; and so
+    must the grid, where it is in mm.
     """
     one, other = meant.masks[0], found.masks[0]
     if one.data.shape != other.data.shape:
         return f"shape {other.data.shape} for {one.data.shape}"
-    if one.geometry.unit == "mm" and other.geometry.unit == "mm":
+    if one.geometry.unit != other.geometry.unit:
+        return f"a grid in {other.geometry.unit} for one in {one.geometry.unit}"
+    if one.geometry.unit == "mm":
         words = one.geometry.difference(other.geometry)
         if words:
             return words
@@ -334,6 +349,11 @@ def safe_name(name: str) -> str:
         msg = f"expected a name inside the dataset, got {name!r}; rename the item"
         raise InputError(msg)
     return "/".join(_UID.sub(_digest, part).replace(".", "_").strip() or "_" for part in parts)
+
+
+def split_folder(split: str) -> str:
+    """Return the name of a split as one part of a path; see `safe_name`."""
+    return safe_name(split).replace("/", "_")
 
 
 def _digest(uid: re.Match[str]) -> str:
