@@ -96,10 +96,12 @@ def test_equal_pictures_lie_on_one_side(tmp_path):
         (tmp_path / name).write_bytes(np.full(99, value, np.uint8).tobytes())
     items = [Item(name, tmp_path / name, group=f"g{name}") for name in "abcd"]
     items.append(Item("e", tmp_path / "b", group="gd"))  # links b with d
-    groups = groups_of(dataset_of(items))
+    job = Job()
+    groups = groups_of(dataset_of(items), job=job)
     assert groups[0] == groups[2]
     assert groups[1] == groups[3] == groups[4]
     assert len(set(groups)) == 2
+    assert any("4 items show 2 pictures that are equal" in note for note in job.notes)
 
 
 def test_files_that_differ_in_one_byte_are_no_copies(tmp_path):

@@ -271,6 +271,20 @@ def test_plain_counts_and_crack_polygons_are_passed_in_silence(tmp_path, truth, 
     assert found.problems == ()
 
 
+def test_the_box_of_a_polygons_pixels_is_as_right_as_that_of_its_corners(tmp_path, clean):
+    content = copy.deepcopy(clean)
+    tip = [20.0, 20, 40, 20, 40, 30.2, 60, 30.3, 40, 30.4, 40, 40, 20, 40]  # fills no pixel
+    runs = api.merge(api.frPyObjects([tip], HEIGHT, WIDTH))
+    drawn = content["annotations"][ONE]
+    drawn |= {"segmentation": [tip], "area": int(api.area(runs)), "bbox": [20, 20, 40, 20]}
+    assert api.toBbox(runs).tolist() == [20, 20, 20, 20]
+    assert "G7" not in codes(validate(write_set(tmp_path / "corners", content)))
+    drawn["bbox"] = api.toBbox(runs).tolist()
+    assert "G7" not in codes(validate(write_set(tmp_path / "pixels", content)))
+    drawn["bbox"] = [20, 20, 30, 20]
+    assert "G7" in codes(validate(write_set(tmp_path / "neither", content)))
+
+
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_a_defect_of_structure_or_geometry_is_caught(tmp_path, clean, name):
     code, defect = STRUCTURE[name]

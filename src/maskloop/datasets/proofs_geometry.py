@@ -210,7 +210,9 @@ def _check_polygon(file: CocoFile, annotation: Entry, shot: Shot, findings: Find
     is_close = is_number(stated) and abs(stated - drawn) <= max(0.5, 0.01 * drawn)
     if not is_close or drawn < 4:
         _check_filled(file, annotation, shot, rings, drawn, findings)
-    if not _holds(annotation.get("bbox"), low, high):
+    if not _holds(annotation.get("bbox"), low, high) and not _is_filled_box(
+        annotation.get("bbox"), rings, shot
+    ):
         box = [*low.tolist(), *(high - low).tolist()]
         check_box(file.where(annotation), annotation.get("bbox"), box, findings, 0.5)
     return corners.tobytes()
@@ -224,6 +226,19 @@ def _holds(stated: object, low: Points, high: Points) -> bool:
     out = np.array([low[0] - x, low[1] - y, x + width - high[0], y + height - high[1]])
     # A box from first to last pixel is short by a whole pixel: that much is never right.
     return bool((out > -0.99).all() and (out < 1.01).all())
+
+
+def _is_filled_box(stated: object, rings: list[Points], shot: Shot) -> bool:
+    """Whether a box is that of the pixels: a tip that is thinner than a pixel fills none."""
+    corners = np.concatenate(rings)
+    if np.prod(np.ptp(corners, axis=0) + 1) > _MOST_FILLED:
+        return False
+    found = filled(rings, shot)
+    if found is None or not isinstance(stated, list) or not all(map(is_number, stated)):
+        return False
+    rows, columns = found[0]
+    box = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+    return len(stated) == 4 and all(abs(a - b) <= 0.5 for a, b in zip(stated, box, strict=True))
 
 
 def _check_filled(

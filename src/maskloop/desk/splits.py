@@ -126,6 +126,12 @@ def _copies(items: Sequence[Item], job: Job) -> list[list[int]]:
     found: list[list[int]] = []
     for numbers in job.track(alike, "look for copies"):
         found += _alike({n: files[n] for n in numbers}, sha256_of)
+    if found:
+        names = [items[n].name for n in max(found, key=len)]
+        job.say(
+            f"{sum(map(len, found)):,} items show {len(found):,} pictures that are equal byte by "
+            f"byte, such as {names[0]!r} and {names[1]!r}: items of one picture stay together"
+        )
     return found
 
 
