@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -310,3 +312,55 @@ def test_pictures_can_be_left_where_they_are(tmp_path):
     inria_aerial(tmp_path / "in")
     convert_dataset(tmp_path / "in", tmp_path / "out", "voc", options=Options(images="none"))
     assert not (tmp_path / "out/JPEGImages").exists()
+
+
+@pytest.mark.parametrize("to", ["voc", "indexed", "huggingface", "geojson", "labelme"])
+def test_splits_never_lead_out_of_the_folder(to, tmp_path):
+    made = street(tmp_path)
+    outside = replace(made, items=(replace(made.items[0], split="../../outside"),))
+    sample = made.read(made.items[0])
+    outside = replace(outside, reader=lambda i, job: replace(sample, item=i))
+    with pytest.raises(InputError, match="inside the dataset"):
+        convert_dataset(outside, tmp_path / "refused", to)
+    within = replace(outside, items=(replace(made.items[0], split="a/b"),))
+    convert_dataset(within, tmp_path / "set", to)
+    assert open_dataset(tmp_path / "set").items[0].split == "a_b"
+
+
+def test_high_ids_take_no_table_of_their_size(tmp_path):
+    ids = np.array([[2**31, 2**31, 7]], np.uint32)
+    mask = Mask(ids, Geometry.pixels(ids.shape), LabelTable([car(2**31), car(7)]))
+    tracemalloc.start()
+    receipt = convert_dataset(dataset_of(tmp_path, mask), tmp_path / "out", "voc")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert receipt.objects == 2
+    assert peak < 1 << 26
+
+
+def test_pictures_of_one_name_in_two_splits_are_told_apart(tmp_path):
+    for split in ("train", "validation"):
+        save(tmp_path / split / "masks/1.png", np.ones((1, 2), np.uint8))
+        line = json.dumps({"mask_file_name": "masks/1.png"})
+        text(tmp_path / split / "metadata.jsonl", f"{line}\n")
+    names = [item.name for item in open_dataset(tmp_path).items]
+    assert names == ["train/masks/1", "validation/masks/1"]
+
+
+def test_images_without_a_mask_are_told(tmp_path):
+    made = street(tmp_path)
+    more = replace(made, items=(*made.items, Item("test", has_mask=False)))
+    planned = plan(more, "voc")
+    assert "1 image without a mask is left out" in planned.notes
+    assert len(planned.dataset) == 1
+
+
+@pytest.mark.parametrize("to", ["coco-panoptic", "indexed"])
+def test_objects_wholly_under_others_are_dropped_and_counted(to, tmp_path):
+    below = mask_of([[1, 2, 2]], [car(1), car(2)])
+    above = mask_of([[3, 3, 0]], [car(3)])
+    above = replace(above, labels=LabelTable([car(3, score=0.9)]))
+    below = replace(below, labels=LabelTable([car(1, score=0.2), car(2, score=0.1)]))
+    losses = plan(dataset_of(tmp_path, below, above), to).losses
+    assert "1 object is dropped" in losses
+    assert "1 object loses pixels to others that lie over it" in losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -12,6 +13,7 @@ from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.job import Job
 from maskloop.core.labels import LabelTable
+from maskloop.core.mask import id_runs, renumbered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,23 +119,23 @@ class Sample:
         labels = self.labels
         ids = np.zeros(first.data.shape, smallest_unsigned(max(labels, default=0)))
         has_scores = all(row.score is not None for row in labels.values())
-        areas: dict[int, int] = {}
+        areas: Counter[int] = Counter()
         for mask in self.masks:
-            counts = np.bincount(mask.data.reshape(-1)) if mask.data.size else np.zeros(0, np.int64)
-            areas.update((i, int(counts[i])) for i in mask.labels if i < counts.size)
+            for some, lengths in id_runs(mask.data):
+                present, at = np.unique(some, return_inverse=True)
+                counts = np.bincount(at.reshape(-1), lengths, present.size)
+                areas.update(dict(zip(present.tolist(), counts.astype(int).tolist(), strict=True)))
 
         def rank(number: int) -> tuple[bool, float, int, int]:
             row = labels[number]
             score = (row.score or 0.0) if has_scores else 0.0
-            return (not row.ignore, score, -areas.get(number, 0), -number)
+            return (not row.ignore, score, -areas[number], -number)
 
-        places = np.zeros(max(labels, default=0) + 1, np.int64)
-        for place, number in enumerate(sorted(labels, key=rank), start=1):
-            places[number] = place
-        height = np.zeros(ids.shape, np.int64)
+        places = {number: at for at, number in enumerate(sorted(labels, key=rank), start=1)}
+        height = np.zeros(ids.shape, smallest_unsigned(len(places)))
         claimed = 0
         for mask in self.masks:
-            mine = places[mask.data]
+            mine = renumbered(mask.data, places, height.dtype)
             claimed += int(np.count_nonzero(mine))
             is_higher = mine > height
             ids[is_higher] = mask.data[is_higher]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from maskloop.core.geometry import Geometry
 
 
+_TABLE = 1 << 20  # ids up to here are looked up in a table, others are searched
 _PART = 1 << 22  # voxels looked at together: what is compared stays in the cache
 
 
@@ -129,6 +130,28 @@ def present_ids(data: npt.NDArray[Any]) -> list[int]:
     for ids, _ in id_runs(data):
         found.update(np.unique(ids).tolist())
     return sorted(int(i) for i in found if i)
+
+
+def renumbered(
+    ids: npt.NDArray[Any], numbers: Mapping[int, int], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """Return ids with each replaced by its number, and by 0 where it has none.
+
+    However large the ids are: a table of 2**32 entries is never made.
+    """
+    highest = int(ids.max(initial=0))
+    kept = {old: new for old, new in numbers.items() if 0 < old <= highest}
+    if highest <= _TABLE:
+        table = np.zeros(highest + 1, dtype)
+        for old, new in kept.items():
+            table[old] = new
+        return table[ids]
+    olds = np.array(sorted(kept), np.uint64)
+    news = np.array([0, *(kept[int(n)] for n in olds)], dtype)
+    at = np.searchsorted(olds, ids)
+    is_known = olds[np.minimum(at, olds.size - 1)] == ids if olds.size else np.False_
+    found: npt.NDArray[Any] = news[np.where(is_known, at + 1, 0)]
+    return found
 
 
 def id_runs(data: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:

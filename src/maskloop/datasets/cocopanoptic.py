@@ -25,10 +25,10 @@ from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
 from maskloop.datasets import coco_file, coco_sample
 from maskloop.datasets.base import (
-    COVERED,
     DatasetFormat,
     Held,
     Options,
+    covered,
     inside,
     safe_name,
 )
@@ -99,9 +99,7 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
     mask, lost = plain.settled()
     losses = coco_sample.losses_of(sample)
     if lost:
-        losses[COVERED] = sum(
-            bool((mask.data[m.data == i] != i).any()) for m in plain.masks for i in m.ids()
-        )
+        losses |= covered(plain, mask)
     if len(mask.ids()) > _MOST:
         msg = (
             f"expected at most {_MOST:,} segments an image, got more in {sample.item.name!r}; "

@@ -16,6 +16,7 @@ import numpy as np
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import LabelTable
+from maskloop.core.mask import renumbered
 from maskloop.datasets import georeference, maskfolder_write
 from maskloop.datasets.base import DatasetFormat, Held, Options, place_image, safe_name
 from maskloop.formats import picture
@@ -112,7 +113,7 @@ def _renumbered(mask: Mask, name: str) -> Mask:
         raise InputError(msg)
     known = mask.labels.covering(ids)
     rows = [replace(known[i], id=n) for n, i in enumerate(ids, start=1)]
-    data = np.searchsorted([0, *ids], mask.data).astype(np.uint16)
+    data = renumbered(mask.data, {i: n for n, i in enumerate(ids, start=1)}, np.uint16)
     return replace(mask, data=data, labels=LabelTable(rows))
 
 

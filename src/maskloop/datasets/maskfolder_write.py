@@ -11,16 +11,17 @@ import numpy.typing as npt
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import renumbered
 from maskloop.datasets import drawn, georeference
 from maskloop.datasets.base import (
-    COVERED,
     CROWDS,
-    DROPPED,
     IGNORED,
     SCORES,
     Held,
     Loss,
     class_of,
+    covered,
+    split_folder,
 )
 from maskloop.formats import picture_png
 from maskloop.formats.base import table_bytes
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from maskloop.core.mask import Mask
 
 VOID = 255
+_HIGH = 1 << 20  # ids above it are numbered anew: tables of values have an entry an id
 Numbers = npt.NDArray[np.uint16]
 
 
@@ -47,15 +49,8 @@ def settled(sample: Sample, what: str) -> tuple[Mask, dict[Loss, int]]:
     plain = drawn.flat(sample, what)
     losses = dict(plain.losses)
     mask, lost = plain.sample.settled()
-    if not lost:
-        return mask, losses
-    left = set(mask.ids())
-    for one in sample.masks:
-        for number in one.ids():
-            if number not in left:
-                losses[DROPPED] = losses.get(DROPPED, 0) + 1
-            elif (mask.data[one.data == number] != number).any():
-                losses[COVERED] = losses.get(COVERED, 0) + 1
+    if lost:
+        losses |= covered(plain.sample, mask)
     return mask, losses
 
 
@@ -75,10 +70,12 @@ def held(sample: Sample, what: str, *, most_objects: int, with_void: bool) -> He
     ids = mask.ids()
     rows = mask.labels.covering(ids)
     kept: dict[int, Label] = {}
-    table = np.arange(max(ids, default=0) + 1, dtype=np.int64)
+    numbers: dict[int, int] = {}
     first: dict[str, int] = {}
-    for number in ids:
-        row = rows[number]
+    is_high = max(ids, default=0) > _HIGH
+    for place, i in enumerate(ids, start=1):
+        number = place if is_high else i
+        row = replace(rows[i], id=number)
         if row.score is not None:
             losses[SCORES] = losses.get(SCORES, 0) + 1
         if row.ignore and with_void:
@@ -90,8 +87,8 @@ def held(sample: Sample, what: str, *, most_objects: int, with_void: bool) -> He
             row = replace(row, ignore=False)
         if row.category is None:  # all of a class are one region
             number = first.setdefault(row.name, number)
-            table[row.id] = number
             row = replace(row, id=number)
+        numbers[i] = number
         kept[number] = replace(row, score=None)
     objects = sum(row.category is not None for row in kept.values())
     if objects > most_objects:
@@ -100,7 +97,7 @@ def held(sample: Sample, what: str, *, most_objects: int, with_void: bool) -> He
             f"{sample.item.name!r}; convert to coco instead"
         )
         raise InputError(msg)
-    data = table.astype(smallest_unsigned(int(table.max(initial=0))))[mask.data]
+    data = renumbered(mask.data, numbers, smallest_unsigned(max(kept, default=0)))
     made = replace(mask, data=data, labels=LabelTable(kept.values()))
     return Held(replace(sample, masks=(made,)), losses)
 
@@ -225,4 +222,4 @@ def save_lists(folder: Path, splits: dict[str, list[str]], suffix: str = ".txt")
     for split, names in sorted(splits.items()):
         folder.mkdir(parents=True, exist_ok=True)
         lines: Iterable[str] = (f"{name}\n" for name in names)
-        (folder / f"{split}{suffix}").write_text("".join(lines), encoding="utf-8")
+        (folder / f"{split_folder(split)}{suffix}").write_text("".join(lines), encoding="utf-8")

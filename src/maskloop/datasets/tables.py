@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from maskloop.core.errors import InputError
 from maskloop.core.labels import Label, LabelTable
+from maskloop.core.mask import present_ids, renumbered
 from maskloop.datasets.base import (
     COVERED,
     IGNORED,
@@ -67,21 +67,8 @@ def scheme_of(rows: Collection[Label]) -> LabelTable:
 
 def recoded(mask: Mask, numbers: Mapping[int, int], labels: LabelTable) -> Mask:
     """Return a mask whose ids are renumbered, with another table; ids not named become 0."""
-    highest = int(mask.data.max(initial=0))
-    kept = {old: new for old, new in numbers.items() if 0 < old <= highest}
-    dtype = np.min_scalar_type(max((*kept.values(), *labels), default=0))
-    data: npt.NDArray[Any]
-    if highest <= 1 << 20:
-        table = np.zeros(highest + 1, dtype)
-        for old, new in kept.items():
-            table[old] = new
-        data = table[mask.data]
-    else:
-        olds = np.array(sorted(kept), np.uint64)
-        news = np.array([0, *(kept[int(n)] for n in olds)], dtype)
-        at = np.searchsorted(olds, mask.data)
-        is_known = olds[np.minimum(at, olds.size - 1)] == mask.data if olds.size else np.False_
-        data = news[np.where(is_known, at + 1, 0)]
+    dtype = np.min_scalar_type(max((*numbers.values(), *labels), default=0))
+    data = renumbered(mask.data, numbers, dtype)
     return replace(mask, data=data, labels=labels)
 
 
@@ -146,8 +133,8 @@ def as_classes(sample: Sample, classes: LabelTable) -> tuple[Mask, dict[Loss, in
     losses[IGNORED] = sum(rows[i].ignore and class_of(rows[i]) != IGNORE for i in present)
     if len(sample.masks) > 1:
         for one in sample.masks:
-            for i in one.ids():
-                losses[COVERED] += bool((mask.data[one.data == i] != numbers[i]).any())
+            own = renumbered(one.data, numbers, mask.data.dtype)
+            losses[COVERED] += len(present_ids(one.data[own != mask.data]))
     if sample.reviewed is not None and is_partly_reviewed(sample):
         data = mask.data.astype(np.promote_types(mask.data.dtype, np.min_scalar_type(void)))
         data[~sample.reviewed] = void
