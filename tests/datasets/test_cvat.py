@@ -194,6 +194,12 @@ def test_pictures_outside_the_folder_are_refused(tmp_path):
         open_dataset(written(tmp_path, picture(name="../../etc/passwd")))
 
 
+@pytest.mark.parametrize("subset", ["../..", "/etc"])
+def test_subsets_outside_the_folder_are_refused(subset, tmp_path):
+    with pytest.raises(InputError, match="nothing outside the dataset is read"):
+        open_dataset(written(tmp_path, picture(stated=f'subset="{subset}"')))
+
+
 def test_real_nuclei_are_kept_to_the_pixel(shared_data, nuclei, tmp_path):
     receipt = convert_dataset(nuclei, tmp_path / "out", "cvat")
     back = open_dataset(tmp_path / "out")

@@ -252,3 +252,10 @@ def test_slices_of_volumes_are_proved_as_coco_and_as_volumes(tmp_path):
     (tmp_path / "truth").mkdir()
     shutil.move(tmp_path / "case.npy", tmp_path / "truth")
     assert validate(tmp_path / "set", truth=tmp_path / "truth").problems == ()
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 200_000], ids=["list", "deep"])
+def test_a_receipt_of_another_kind_is_no_trap(text, tmp_path):
+    made(tmp_path / "in")
+    (tmp_path / "in/set/receipt.json").write_text(text)
+    assert validate(tmp_path / "in/set").verdict == "PASS"

@@ -107,6 +107,6 @@ def _stated(path: Path) -> str:
     receipt = path / "receipt.json"
     try:
         name = json.loads(receipt.read_bytes()).get("format") if path.is_dir() else ""
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
     return name if isinstance(name, str) and name in DATASETS else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskloop.core.errors import FormatError
 from maskloop.core.labels import Label, LabelTable
-from maskloop.datasets.base import place_image, read_image
+from maskloop.datasets.base import place_image, read_image, split_folder
 from maskloop.formats.base import reading, table_bytes, table_from
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Lists:
         for split, names in self._names.items() if has_splits else ():
             (folder / "splits").mkdir(exist_ok=True)
             text = "".join(f"{name}\n" for name in names)
-            (folder / "splits" / f"{split}.txt").write_text(text, encoding="utf-8")
+            (folder / "splits" / f"{split_folder(split)}.txt").write_text(text, encoding="utf-8")
         if self._groups:
             options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
             (folder / _GROUPS).write_bytes(orjson.dumps(self._groups, option=options))

@@ -10,7 +10,15 @@ import numpy as np
 from maskloop.core.errors import InputError
 from maskloop.core.image import smallest_unsigned
 from maskloop.datasets import maskfolder, maskfolder_profile, maskfolder_write
-from maskloop.datasets.base import Held, Loss, Options, class_of, place_image, safe_name
+from maskloop.datasets.base import (
+    Held,
+    Loss,
+    Options,
+    class_of,
+    place_image,
+    safe_name,
+    split_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +87,7 @@ def write(
     )
     for sample in samples:
         name = safe_name(sample.item.name)
-        split = safe_name(sample.item.split or "train").replace("/", "_")
+        split = split_folder(sample.item.split or "train")
         ids = sample.masks[0].data
         classes, objects = values.tables(sample.masks[0])
         classes[[i for i, row in sample.masks[0].labels.items() if _is_void(row)]] = 0

@@ -100,7 +100,8 @@ def _item(entry: Entry, root: Path) -> Item:
     from maskloop.datasets.base import inside
 
     relative = inside(root, entry.name)
-    places = [root / "images" / entry.subset, root / "images", root / entry.subset, root]
+    subset = inside(root, entry.subset).relative_to(root)
+    places = [root / "images" / subset, root / "images", root / subset, root]
     within = relative.relative_to(root)
     image = next((p / within for p in places if (p / within).is_file()), None)
     return Item(

@@ -26,7 +26,9 @@ from maskloop.datasets.base import (
     inside,
     place_image,
     safe_name,
+    split_folder,
 )
+from maskloop.datasets.beside import told_apart
 from maskloop.datasets.maskfolder_formula import Formula
 from maskloop.datasets.maskfolder_profile import NamesFile, Variant
 from maskloop.formats.base import first_bytes, reading
@@ -101,7 +103,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
         return Sample(item, (made,), header=georeference.of(mask) or georeference.of(item.image))
 
     scheme = LabelTable(row for _, row in classes)
-    return Dataset(path.name, "huggingface", path, scheme, tuple(items), read, kind)
+    return Dataset(path.name, "huggingface", path, scheme, told_apart(items), read, kind)
 
 
 def _lines(listed: Path) -> Iterator[dict[str, Any]]:  # Any: plain JSON values
@@ -178,7 +180,7 @@ def write(
     lines: dict[str, list[str]] = {}
     for sample in samples:
         name = safe_name(sample.item.name)
-        split = safe_name(sample.item.split or "train").replace("/", "_")
+        split = split_folder(sample.item.split or "train")
         classes, objects = values.tables(sample.masks[0])
         place, ids = folder / split, sample.masks[0].data
         path = place / "masks" / f"{name}.png"

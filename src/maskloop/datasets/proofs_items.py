@@ -195,7 +195,7 @@ def _check_shape(sample: Sample, picture: tuple[int, ...] | None, findings: Find
 def check_receipt(path: Path, findings: Findings, job: Job) -> None:
     """Prove that the files of a dataset that we wrote are those of its receipt."""
     listed: object = None
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
         listed = json.loads((path / "receipt.json").read_text(encoding="utf-8")).get("sha256")
     if not isinstance(listed, dict):
         return

@@ -18,6 +18,7 @@ from maskloop.core.errors import InputError, StorageError, VerificationError
 from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
 from maskloop.datasets.base import (
+    UNDRAWN,
     DatasetFormat,
     Held,
     Loss,
@@ -410,9 +411,8 @@ def plan(
         msg = f"expected options that {target.title} heeds, got {flags}; leave them out"
         raise InputError(msg)
     dataset = _opened(source, format, options, job)
-    items = [
-        item for item in dataset.items if item.has_mask and (only is None or item.name in only)
-    ]
+    wanted = [item for item in dataset.items if only is None or item.name in only]
+    items = [item for item in wanted if item.has_mask]
     if not items:
         msg = f"expected at least one item with a mask, got none in {dataset.name}; choose others"
         raise InputError(msg)
@@ -421,7 +421,7 @@ def plan(
     if clash is not None:
         msg = f"expected names that differ without their dots, got {clash!r} twice; rename one"
         raise InputError(msg)
-    losses: Counter[Loss] = Counter()
+    losses: Counter[Loss] = Counter({UNDRAWN: len(wanted) - len(items)})
     refused: dict[str, str] = {}
     for item in job.track(items, "look"):
         try:
