@@ -124,9 +124,9 @@ def bitmask(*pixels):
 def bdd100k_instances(root):
     save(
         root / "labels/ins_seg/bitmasks/val/a.png",
-        bitmask((3, 0, 0, 1), (3, 0, 1, 0), (3, 1, 0, 2), (0, 0, 0, 0)),
+        bitmask((3, 12, 0, 1), (3, 0, 1, 0), (3, 1, 0, 2), (3, 2, 0, 3), (0, 0, 0, 0)),
     )
-    picture(root / "images/10k/val/a.jpg", (1, 4))
+    picture(root / "images/10k/val/a.jpg", (1, 5))
 
 
 def bdd100k_panoptic(root):
@@ -314,7 +314,7 @@ CASES = [
     ("camvid", camvid, True, [("0001TP_006690", "", "0001TP")], "Sky:1 Void:1 Car:2"),
     ("camvid", camvid_segnet, True, [("Seq05VD_f1", "train", "Seq05VD")], "Sky:1 Car:1 Void:1"),
     ("bdd100k", bdd100k, True, [("a", "train", "")], "road:1 car:1 unlabeled:1"),
-    ("bdd100k-instances", bdd100k_instances, True, [("a", "val", "")], "car:1 car:1 car:1"),
+    ("bdd100k-instances", bdd100k_instances, True, [("a", "val", "")], "car:1 car:1 car:1 car:1"),
     (
         "bdd100k-panoptic",
         bdd100k_panoptic,

@@ -187,12 +187,12 @@ def test_objects_of_overlapping_files_stay_whole(tmp_path):
     assert [mask.data.tolist() for mask in masks] == [[[5, 5, 0]], [[0, 6, 6]]]
 
 
-def test_bdd_flags_make_an_object_ignored(tmp_path):
+def test_bdd_flags_of_ignored_and_crowds_make_an_object_ignored(tmp_path):
     bdd100k_instances(tmp_path)
     found = open_dataset(tmp_path)
     rows = [r.label for r in regions(found.read(found.items[0]))]
-    assert [row.ignore for row in rows] == [False, True, False]
-    assert [row.name for row in rows] == ["car 1", "car 2", "car 256"]
+    assert [row.ignore for row in rows] == [False, True, True, False]
+    assert [row.name for row in rows] == ["car 1", "car 2", "car 3", "car 256"]
 
 
 def test_ade_counts_objects_without_reading_masks(tmp_path, monkeypatch):
