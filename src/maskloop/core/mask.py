@@ -139,18 +139,20 @@ def renumbered(
 
     However large the ids are: a table of 2**32 entries is never made.
     """
+    found: npt.NDArray[Any]
     highest = int(ids.max(initial=0))
     kept = {old: new for old, new in numbers.items() if 0 < old <= highest}
     if highest <= _TABLE:
         table = np.zeros(highest + 1, dtype)
         for old, new in kept.items():
             table[old] = new
-        return table[ids]
+        found = table[ids]
+        return found
     olds = np.array(sorted(kept), np.uint64)
     news = np.array([0, *(kept[int(n)] for n in olds)], dtype)
     at = np.searchsorted(olds, ids)
     is_known = olds[np.minimum(at, olds.size - 1)] == ids if olds.size else np.False_
-    found: npt.NDArray[Any] = news[np.where(is_known, at + 1, 0)]
+    found = news[np.where(is_known, at + 1, 0)]
     return found
 
 
