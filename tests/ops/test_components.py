@@ -115,6 +115,29 @@ def test_boxes_are_those_of_each_id_that_occurs():
     }
 
 
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int64])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5])
+def test_boxes_of_a_picture_are_scipys(kind, share):
+    rng = np.random.default_rng(5)
+    blobs = rng.integers(0, 90, (40, 60)).astype(kind).repeat(9, 0).repeat(7, 1)
+    blobs[rng.random(blobs.shape) < share] = 1  # few runs, many, and no runs at all
+    blobs[:, 200:] *= np.array(rng.random(220) < 0.3).astype(kind)
+    expected = ndimage.find_objects(blobs.astype(np.int64))
+    assert components.boxes(blobs) == {i: b for i, b in enumerate(expected, start=1) if b}
+
+
+def test_boxes_of_ids_that_no_table_could_hold():
+    flat = np.zeros((6, 8), np.uint64)
+    flat[1:3, 2:5] = 2**63 + 1
+    flat[5, 7] = 7
+    box = (slice(1, 3), slice(2, 5))
+    wanted = {7: (slice(5, 6), slice(7, 8)), 2**63 + 1: box}
+    assert components.boxes(flat) == wanted
+    assert components.boxes(flat[None]) == {i: (slice(0, 1), *b) for i, b in wanted.items()}
+    assert components.boxes(np.zeros((0, 4), np.uint8)) == {}
+    assert components.boxes(np.zeros((3, 4), np.uint8)) == {}
+
+
 def test_the_piece_at_a_voxel_is_the_one_that_holds_it():
     region = np.zeros((4, 20, 20), dtype=bool)
     region[1:3, 3:6, 3:6] = region[1:3, 10:12, 3:6] = True

@@ -254,23 +254,13 @@ class Region:
 
 def regions(sample: Sample) -> Iterator[Region]:
     """Yield what each id of a sample fills, mask by mask, ascending by id; none is empty."""
-    from scipy import ndimage
+    from maskloop.ops.components import boxes
 
     for mask in sample.masks:
-        ids = mask.ids()
-        if not ids:
-            continue
-        # Numbered from 1 without gaps: one pass, however large the ids are.
-        if ids[-1] <= 4 * len(ids) + 1024:
-            numbers, boxes = mask.data, ndimage.find_objects(mask.data, max_label=ids[-1])
-            found = [(i, i, boxes[i - 1]) for i in ids]
-        else:
-            numbers = np.searchsorted(np.concatenate(([0], ids)), mask.data)
-            boxes = ndimage.find_objects(numbers, max_label=len(ids))
-            found = [(i, n, boxes[n - 1]) for n, i in enumerate(ids, start=1)]
-        labels = mask.labels.covering(ids)
-        for number, stored, box in found:
-            yield Region(labels[number], box, numbers[box] == stored)
+        found = boxes(mask.data)
+        labels = mask.labels.covering(list(found))
+        for number, box in found.items():
+            yield Region(labels[number], box, mask.data[box] == number)
 
 
 def covered(sample: Sample, settled: Mask) -> dict[Loss, int]:
@@ -313,10 +303,10 @@ def difference(meant: Sample, found: Sample) -> str:
         words = one.geometry.difference(other.geometry)
         if words:
             return words
-    if len(meant.masks) == len(found.masks) == 1 and np.array_equal(one.data, other.data):
-        rows = [m.labels.covering(m.ids()) for m in (one, other)]
-        if all(class_of(rows[0][i]) == class_of(rows[1][i]) for i in one.ids()):
-            return ""
+    if len(meant.masks) == len(found.masks) and all(
+        _is_alike(*pair) for pair in zip(meant.masks, found.masks, strict=True)
+    ):
+        return ""
     want, got = Counter(map(_print, regions(meant))), Counter(map(_print, regions(found)))
     if want == got:
         return ""
@@ -327,6 +317,15 @@ def difference(meant: Sample, found: Sample) -> str:
         f"{missing.total()} region(s) missing and {extra.total()} not meant, the first of class "
         f"{first[0]!r} in box {where}"
     )
+
+
+def _is_alike(one: Mask, other: Mask) -> bool:
+    """Whether two masks hold the same ids, of the same classes."""
+    if not np.array_equal(one.data, other.data):
+        return False
+    ids = one.ids()
+    rows = [m.labels.covering(ids) for m in (one, other)]
+    return all(class_of(rows[0][i]) == class_of(rows[1][i]) for i in ids)
 
 
 def _print(one: Region) -> tuple[str, tuple[tuple[int, int], ...], bytes]:

@@ -287,8 +287,6 @@ class Conversion:
 
     def _prove(self, folder: Path, job: Job) -> int:
         """Compare every item of the written dataset with what was meant; return the regions."""
-        from maskloop.datasets.base import regions
-
         if self.target.open is None:
             msg = f"expected a format that reads what it writes, got {self.target.name!r}"
             raise VerificationError(f"{msg}; report this")
@@ -299,7 +297,7 @@ class Conversion:
         for item in job.track(self.dataset.items, "read back"):
             meant = self._held(item, quiet).sample
             found = by_name.pop(safe_name(item.name), None)
-            held = sum(1 for _ in regions(meant))
+            held = sum(len(mask.ids()) for mask in meant.masks)
             count += held
             if found is None:
                 if held:

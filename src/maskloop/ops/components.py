@@ -22,6 +22,9 @@ Ids = npt.NDArray[Any]  # Any: whichever unsigned type is narrow enough
 
 Connectivity = Literal[4, 6, 8, 18, 26]
 
+_HIGH = 1 << 20  # ids above it are numbered anew: a box is kept for every number up to the highest
+_WORTH = 8  # voxels a run, on average, from which on runs are worth it
+
 _CONNECTIVITIES: dict[int, tuple[Connectivity, ...]] = {2: (4, 8), 3: (6, 18, 26)}
 
 
@@ -204,11 +207,56 @@ def numbered(
 
 
 def boxes(ids: Ids) -> dict[int, Box]:
-    """Return the tight box of every id that occurs, background left out."""
+    """Return the tight box of every id that occurs, ascending, background left out.
+
+    However large the ids are. A picture is read as runs, several times faster than voxel by voxel.
+    """
     from scipy import ndimage
 
-    found = ndimage.find_objects(ids)
-    return {i: box for i, box in enumerate(found, start=1) if box is not None}
+    if ids.dtype == np.bool_:
+        ids = ids.view(np.uint8)
+    if ids.ndim == 2 and (found := _boxes_of_runs(ids)) is not None:
+        return found
+    known: Ids | None = None
+    if ids.size and int(ids.max()) > _HIGH:
+        known = np.union1d(np.zeros(1, ids.dtype), ids)
+        ids = np.searchsorted(known, ids)
+    places = ndimage.find_objects(ids)
+    return {
+        i if known is None else int(known[i]): box
+        for i, box in enumerate(places, start=1)
+        if box is not None
+    }
+
+
+def _boxes_of_runs(ids: Ids) -> dict[int, Box] | None:
+    """Return the boxes of a picture's ids; None where runs are too short to be worth it."""
+    if not ids.size:
+        return {}
+    is_start = np.ones(ids.shape, np.bool_)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=is_start[:, 1:])
+    starts = np.flatnonzero(is_start)
+    if starts.size > ids.size // _WORTH + ids.shape[0]:
+        return None
+    rows, left = np.divmod(starts, ids.shape[1])
+    values = ids[rows, left]
+    right = left + np.diff(starts, append=ids.size)
+    order = np.argsort(values, kind="stable")  # within an id the rows still ascend
+    order = order[np.searchsorted(values[order], 0, "right") :]
+    if not order.size:
+        return {}
+    values, rows, left, right = values[order], rows[order], left[order], right[order]
+    firsts = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))
+    lasts = np.append(firsts[1:], values.size) - 1
+    found = zip(
+        values[firsts].tolist(),
+        rows[firsts].tolist(),
+        (rows[lasts] + 1).tolist(),
+        np.minimum.reduceat(left, firsts).tolist(),
+        np.maximum.reduceat(right, firsts).tolist(),
+        strict=True,
+    )
+    return {number: (slice(top, end), slice(x, stop)) for number, top, end, x, stop in found}
 
 
 def _as_region(region: npt.NDArray[Any]) -> Region:

@@ -12,15 +12,13 @@ from maskloop.ops.components import boxes, label, sizes
 from maskloop.ops.scores import joint_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from maskloop.core.geometry import Box
 
 Ids = npt.NDArray[Any]  # Any: whichever unsigned type is narrow enough
 Region = npt.NDArray[np.bool_]
 Pair = tuple[int, int]
-
-_HIGH = 1 << 20  # ids above it are numbered anew: a box is kept for every number up to the highest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +82,10 @@ def objects_of(
         kept = ids if left_out is None else np.where(left_out, 0, ids)
         made = np.zeros(ids.shape, np.uint32)
         found.layers.append(made)
-        for number, box, region in _regions(kept):
+        for number, box in boxes(kept).items():
             if number not in kinds:
                 continue
+            region = kept[box] == number
             count = len(found.areas)
             pieces, new = label(region) if number in in_pieces else (region.astype(np.uint8), 1)
             made[box][region] = pieces[region].astype(np.uint32) + np.uint32(count)
@@ -100,17 +99,6 @@ def objects_of(
                     for outer, inner in zip(box, part, strict=True)
                 )
     return found
-
-
-def _regions(ids: Ids) -> Iterator[tuple[int, Box, Region]]:
-    """Yield each id with its box and what it fills of it, however large the ids are."""
-    highest = int(ids.max()) if ids.size else 0
-    known = None
-    if highest > _HIGH:
-        known = np.union1d([0], ids)
-        ids = np.searchsorted(known, ids)
-    for number, box in boxes(ids).items():
-        yield number if known is None else int(known[number]), box, ids[box] == number
 
 
 def shared_voxels(a: Objects, b: Objects) -> dict[Pair, int]:
