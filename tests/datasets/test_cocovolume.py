@@ -276,6 +276,7 @@ DAMAGES = {
     "short run lengths": lambda t: t["annotations"][1]["segmentation"].update(counts=[1, 2]),
     "odd run lengths": lambda t: t["annotations"][1]["segmentation"].update(counts={"a": 1}),
     "nameless category": lambda t: t["categories"][0].pop("name"),
+    "image of no video": lambda t: t["images"][1].update(video_id=9),
     "repeated image": lambda t: t["images"][1].update(id=1),
     "slice outside": lambda t: t["images"][1].update(slice_index=500),
     "huge shape": lambda t: t["videos"][0].update(shape=[10**9, 10**9, 10**9]),

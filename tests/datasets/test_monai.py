@@ -130,3 +130,15 @@ def test_other_json_is_not_claimed(tmp_path):
     (tmp_path / "a.json").write_text('{"images": [], "annotations": []}')
     assert not FORMAT.sniff(tmp_path / "a.json")
     assert not FORMAT.sniff(tmp_path)
+
+
+def test_files_of_one_name_are_told_apart_and_further_channels_told(tmp_path):
+    rows = [
+        {"image": [f"{one}/flair.nii.gz", f"{one}/t1.nii.gz"], "label": f"{one}/seg.nii.gz"}
+        for one in "ab"
+    ]
+    content = {"training": rows, "labels": {"0": "background", "1": "tumour"}}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    found = open_dataset(tmp_path)
+    assert [item.name for item in found.items] == ["a/flair", "b/flair"]
+    assert found.notices == ("2 items have several images: only the first of each is read",)

@@ -322,3 +322,12 @@ def test_a_real_liver_passes_the_rules(tmp_path, shared_data):
     assert codes(tmp_path / "out") == set()
     stored = ids_of(tmp_path / "out" / "labelsTr" / "volume-17.nii.gz")
     assert np.array_equal(stored, ids_of(folder / "labels_3mm.nii.gz"))
+
+
+def test_channels_that_are_not_read_are_told(tmp_path):
+    written(tmp_path, volumes.sample(tmp_path, "v"))
+    about = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert open_dataset(tmp_path / "out").notices == ()
+    about["channel_names"] = {"0": "T1", "1": "T2"}
+    (tmp_path / "out/dataset.json").write_text(json.dumps(about))
+    assert open_dataset(tmp_path / "out").notices == ("of its 2 channels only the first is read",)

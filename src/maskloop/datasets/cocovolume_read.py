@@ -255,6 +255,10 @@ def opened(file: Path, root: Path, job: Job) -> tuple[list[Volume], LabelTable]:
             raise FormatError(msg)
         video, at = place_of[image]
         drawn.setdefault(video, []).append((at, row))
+    numbers = {_whole(row, "id", f"a video of {where}") for row in videos}
+    if lost := sorted(set(images) - numbers):
+        msg = f"expected a video of {where} for each image, got none with the id {lost[0]}"
+        raise FormatError(f"{msg}; add it, or correct the video_id")
     found = []
     for row in job.track(videos, "volumes"):
         number = _whole(row, "id", f"a video of {where}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,12 @@ _Row = dict[str, Any]  # Any: plain JSON values
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where an item's label lies; None where there is none."""
+    """Where an item's label lies, None where there is none; its path as it is listed."""
 
     label: Path | None
     reviewed: Path | None
+    path: str = ""
+    channels: int = 1
 
 
 def sniff(path: Path) -> bool:
@@ -81,7 +84,10 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
             msg = f"expected a list of {part} in {file.name}, got {rows!r:.40}; correct it"
             raise FormatError(msg)
         items += [_item(row, split, part, root, file.name) for row in rows]
+    items = _told_apart(items)
     notices = [] if scheme else [f"{file.name} names no labels: classes are called after ids"]
+    if several := sum(item.ref.channels > 1 for item in items):
+        notices.append(f"{several:,} items have several images: only the first of each is read")
     if not scheme:
         scheme = _looked_up(items, job)
 
@@ -104,19 +110,21 @@ def _item(row: object, split: str, part: str, root: Path, where: str) -> Item:
         msg = f"expected an image or a label in {part} of {where}, got {row!r:.60}; correct it"
         raise FormatError(msg)
     reviewed = row.get("reviewed")
+    named = PurePosixPath(str(label if image is None else image))
+    stem = named.name
+    for end in (".nii.gz", named.suffix):
+        stem = stem.removesuffix(end) if end else stem
     source = _Source(
         None if label is None else inside(root, label),
         None if reviewed is None else inside(root, reviewed),
+        named.with_name(stem).as_posix() if stem else "",
+        len(shown) if isinstance(shown, list) else 1,
     )
     place = None if image is None else inside(root, image)
     fold = row.get("fold")
     if type(fold) is int and part == "training":
         split = f"fold{fold}"
     own = row.get("name")
-    named = PurePosixPath(str(label if image is None else image))
-    stem = named.name
-    for end in (".nii.gz", named.suffix):
-        stem = stem.removesuffix(end) if end else stem
     return Item(
         own if isinstance(own, str) and own else stem,
         place,
@@ -125,6 +133,15 @@ def _item(row: object, split: str, part: str, root: Path, where: str) -> Item:
         has_mask=source.label is not None,
         ref=source,
     )
+
+
+def _told_apart(items: Sequence[Item]) -> list[Item]:
+    """Return the items; those that share a name are called by their path."""
+    counts = Counter(item.name for item in items)
+    return [
+        replace(item, name=item.ref.path or item.name) if counts[item.name] > 1 else item
+        for item in items
+    ]
 
 
 def _looked_up(items: Sequence[Item], job: Job) -> LabelTable:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,13 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
         name = source.label.name.removesuffix(str(about.get("file_ending") or ".nii.gz"))
         return read_maps(sample, path / MAPS, job, name=name)
 
-    told = "its regions overlap by design: each label is one class here"
-    notices = (told,) if _has_regions(about) else ()
-    return Dataset(path.name, "nnunet", path, scheme, tuple(items), read, notices=notices)
+    notices = []
+    if _has_regions(about):
+        notices.append("its regions overlap by design: each label is one class here")
+    channels = about.get("channel_names", about.get("modality"))
+    if isinstance(channels, dict) and len(channels) > 1:
+        notices.append(f"of its {len(channels)} channels only the first is read")
+    return Dataset(path.name, "nnunet", path, scheme, tuple(items), read, notices=tuple(notices))
 
 
 def scheme_of(about: _Row, record: _Row) -> LabelTable:
@@ -147,8 +152,9 @@ def scheme_of(about: _Row, record: _Row) -> LabelTable:
         if isinstance(row, dict):
             colours[str(row.get("name"))] = row
     rows = []
+    counts = Counter(names.values())
     for number, name in sorted(names.items()):
-        is_twice = list(names.values()).count(name) > 1
+        is_twice = counts[name] > 1
         own = colours.get(name, {})
         colour, is_thing = own.get("colour"), own.get("is_thing") is True
         rows.append(
