@@ -269,3 +269,12 @@ def test_real_nuclei_are_kept_to_the_pixel(nuclei, tmp_path):
     assert receipt.losses == ()
     for item, found in zip(nuclei.items, back.items, strict=True):
         assert difference(nuclei.read(item), back.read(found)) == ""
+
+
+def test_a_long_line_of_quotes_is_read_at_once():
+    import time
+
+    start = time.process_time()
+    assert parsed('a: "\\' + '"\\' * 20_000, "f").keys() == {"a"}
+    assert parsed("a: " + "x'# " * 20_000, "f").keys() == {"a"}
+    assert time.process_time() - start < 2

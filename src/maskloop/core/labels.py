@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,8 +107,8 @@ class LabelTable(Mapping[int, Label]):
         ordered = sorted(rows, key=lambda row: row.id)
         self._rows = {row.id: row for row in ordered}
         if len(self._rows) != len(ordered):
-            ids = [row.id for row in ordered]
-            twice = sorted({i for i in ids if ids.count(i) > 1})
+            counts = Counter(row.id for row in ordered)
+            twice = [i for i, count in counts.items() if count > 1][:5]
             msg = f"expected each label id once, got {twice} more than once; renumber them"
             raise InputError(msg)
 

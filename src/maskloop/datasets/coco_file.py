@@ -184,24 +184,22 @@ def scheme_of(
     """
     rows: dict[str, Label] = {}
     taken: set[int] = set()
-    waiting: list[tuple[str, Entry]] = []
+    waiting: dict[str, Entry] = {}
     for file in files:
         by_id = {c["id"]: c for c in reversed(file.categories)}
         for number, name in file.classes.items():
-            if name in rows or any(name == other for other, _ in waiting):
+            if name in rows or name in waiting:
                 continue
             entry = by_id.get(number, {})
             if number < 1 or number in taken or number > 2**31:
-                waiting.append((name, entry))
+                waiting[name] = entry
                 continue
             taken.add(number)
             rows[name] = _row(number, name, entry, is_thing=is_thing)
     if waiting:
-        listed = ", ".join(name for name, _ in waiting[:5])
+        listed = ", ".join(list(waiting)[:5])
         tell(f"ids of categories ({listed}) are below 1 or another file's: numbered anew")
-    for name, entry in waiting:
-        number = max(taken, default=0) + 1
-        taken.add(number)
+    for number, (name, entry) in enumerate(waiting.items(), start=max(taken, default=0) + 1):
         rows[name] = _row(number, name, entry, is_thing=is_thing)
     return LabelTable(rows.values())
 

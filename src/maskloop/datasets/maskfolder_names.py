@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ def _rows(found: _Found, variant: Variant, path: Path, *, is_whole: bool) -> tup
     own = {row.name: row for _, row in variant.classes}
     values = [value for value, *_ in found]
     if len(set(values)) < len(values):
-        twice = next(v for v in values if values.count(v) > 1)
+        twice = next(v for v, count in Counter(values).items() if count > 1)
         raise _odd(path, f"the value {twice} twice")
     zero = next((row.name for value, row in variant.classes if value == 0), None)
     free = 1 + max((v + variant.shift for v in values), default=0)

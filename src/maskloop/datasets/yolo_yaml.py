@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Value = str | list[str] | dict[str, str]
 _KEY = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s'"#\[{-][^:#]*?)\s*:(?:\s+(.*))?$""")
 _PART = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,\[\]{}:]+|[,:])""")
+_SPECIAL = re.compile(r"[\"'#]")
+_QUOTED = {'"': re.compile(r'"(?:[^"\\]|\\.)*"'), "'": re.compile(r"'(?:[^']|'')*'")}
 
 
 def parsed(text: str, name: str) -> dict[str, Value]:
@@ -106,8 +108,19 @@ def _is_whole(text: str) -> bool:
 
 
 def _without_comment(line: str) -> str:
-    kept = re.match(r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|(?<=\S)#|[^#])*""", line)
-    return (kept[0] if kept else line).rstrip()
+    at = 0
+    open_ = set(_QUOTED)  # a quote that is not closed is a plain letter, and so are later ones
+    while (found := _SPECIAL.search(line, at)) is not None:
+        mark, start = found[0], found.start()
+        closed = _QUOTED[mark].match(line, start) if mark in open_ else None
+        if closed is not None:
+            at = closed.end()
+            continue
+        open_.discard(mark)
+        if mark == "#" and not line[max(start - 1, 0) : start].strip():
+            return line[:start].rstrip()
+        at = found.end()
+    return line.rstrip()
 
 
 def _scalar(text: str) -> str:

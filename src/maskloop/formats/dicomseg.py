@@ -158,7 +158,7 @@ def _lay_map(
         require_described(file, np.unique(stored).tolist())
         index, ids = places[at].turned(table[stored])
         np.copyto(layer.ids[index], ids, where=ids != 0, casting="unsafe")
-    layer.rows.extend(rows.values())
+    layer.rows.update((row.id, row) for row in rows.values())
 
 
 def _masks(file: SegFile, layers: Layers, image: Image | None, kind: Kind | None) -> list[Mask]:

@@ -30,7 +30,7 @@ class Piece:
 @dataclass(slots=True, eq=False)
 class _Layer:
     ids: npt.NDArray[Any]
-    rows: list[Label] = field(default_factory=list)
+    rows: dict[int, Label] = field(default_factory=dict)
 
 
 class Layers:
@@ -67,7 +67,7 @@ class Layers:
             self._clashes.append((row, met))
         for piece in held:
             layer.ids[piece.index][piece.region] = row.id
-        layer.rows.append(row)
+        layer.rows[row.id] = row
 
     def blank(self) -> _Layer:
         """Return a new, empty layer, kept."""
@@ -79,7 +79,7 @@ class Layers:
         """Return the ids and the table of every layer; one empty layer where nothing came."""
         if not self._layers:
             self.blank()
-        return [(layer.ids, LabelTable(layer.rows)) for layer in self._layers]
+        return [(layer.ids, LabelTable(layer.rows.values())) for layer in self._layers]
 
     def require_one(self, path: Path, what: str, numbers: Mapping[int, int]) -> None:
         """Raise `InputError` that lists what overlaps, unless one layer holds everything.
@@ -115,7 +115,7 @@ def _met(layer: _Layer, pieces: list[Piece]) -> list[Label]:
         under = layer.ids[piece.index][piece.region]
         if under.any():
             hit.update(int(n) for n in np.unique(under) if n)
-    return [row for row in layer.rows if row.id in hit]
+    return [layer.rows[number] for number in sorted(hit)]
 
 
 def cropped(index: Index, region: npt.NDArray[np.bool_]) -> Piece | None:
