@@ -20,6 +20,7 @@ from maskloop.datasets import georeference
 from maskloop.datasets.base import Options, class_of, regions
 from maskloop.desk.datasets import convert_dataset, open_dataset, plan
 from tests.datasets.profile_sets import cityscapes, inria_aerial, save, text
+from tests.formats import dicom_slices
 
 SCHEME = LabelTable(
     [
@@ -364,3 +365,20 @@ def test_objects_wholly_under_others_are_dropped_and_counted(to, tmp_path):
     losses = plan(dataset_of(tmp_path, below, above), to).losses
     assert "1 object is dropped" in losses
     assert "1 object loses pixels to others that lie over it" in losses
+
+
+@pytest.mark.parametrize("to", ["coco", "voc", "indexed", "huggingface", "cityscapes", "yolo"])
+def test_dicom_is_written_anew_without_the_patient(to, tmp_path):
+    file = dicom_slices.write(tmp_path / "scan.dcm", (0, 0, 0))
+    ids = np.zeros((dicom_slices.ROWS, dicom_slices.COLUMNS), np.uint8)
+    ids[2:4, 1:3] = 30
+    made = dataset_of(tmp_path, mask_of(ids, [car(30)]))
+    sample = made.read(made.items[0])
+    item = replace(sample.item, image=file)
+    drawn = replace(made, items=(item,), reader=lambda i, job: replace(sample, item=i))
+    convert_dataset(drawn, tmp_path / "out", to)
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(b"SECRET" in one or b"DICM" in one for one in written)
+    (back,) = open_dataset(tmp_path / "out").items
+    assert back.image is not None
+    assert back.image.suffix in (".png", ".tif")

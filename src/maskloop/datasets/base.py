@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from maskloop.core.errors import InputError
+from maskloop.core.errors import InputError, MaskloopError
 from maskloop.core.image import stem_of
 from maskloop.core.mask import present_ids
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Images = Literal["copy", "link", "none"]
 Severity = Literal["error", "warning"]
 
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm")
 _UID = re.compile(r"(?<!\d)\d+(?:\.\d+){5,}")  # DICOM PS3.5, chapter 9
 
 
@@ -385,26 +386,76 @@ def inside(root: Path, name: object) -> Path:
     return root.joinpath(*pure.parts)
 
 
-def place_image(item: Item, target: Path, *, options: Options) -> Path | None:
-    """Put an item's own picture file at `target` plus its suffix, as `options.images` says.
+def place_image(item: Item, target: Path, *, options: Options, job: Job) -> Path | None:
+    """Put an item's picture at `target` plus its suffix, as `options.images` says.
+
+    DICOM and the files of volumes are written anew: they would bring the patient's identity along.
 
     Returns
     -------
     Path or None
-        Where it lies now; None where nothing was to be put there or the item has no single file.
+        Where it lies now; None where nothing was to be put there or the item has no picture.
+
+    Raises
+    ------
+    InputError
+        If a picture must be written anew, and cannot be read.
     """
-    if options.images == "none" or item.image is None or not item.image.is_file():
+    if options.images == "none" or item.image is None or not item.image.exists():
         return None
-    suffix = item.image.name[len(stem_of(item.image)) :]
+    if _is_picture(item.image):
+        return place_file(item.image, target, options=options)
+    try:
+        image = read_image(item, job)
+    except MaskloopError as error:
+        msg = (
+            f"expected a picture of {item.name!r} that can be written as PNG, got: {error}; "
+            "convert it first, or add --images none"
+        )
+        raise InputError(msg) from error
+    return _written_anew(image, target)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is a picture, or at least none of those that name patients."""
+    from maskloop import formats
+    from maskloop.formats.base import first_bytes
+    from maskloop.formats.dicom_scan import is_dicom
+
+    if not path.is_file():
+        return False
+    if path.name.lower().endswith(PICTURES):
+        return True
+    return formats.by_suffix(path) is None and not is_dicom(first_bytes(path, 256))
+
+
+def _written_anew(image: Image, target: Path) -> Path:
+    from maskloop.formats import picture
+    from maskloop.formats.base import Target
+
+    suffix = ".png"
+    try:
+        planned = picture.plan_image(image, suffix=suffix).image
+    except InputError:  # negative values, such as those of CT
+        suffix = ".tif"
+        planned = picture.plan_image(image, suffix=suffix).image
     path = target.with_name(target.name + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_image(planned, Target(path, suffix, path))
+    return path
+
+
+def place_file(source: Path, target: Path, *, options: Options) -> Path:
+    """Copy a file to `target` plus its suffix, or link it where `options.images` says so."""
+    path = target.with_name(target.name + source.name[len(stem_of(source)) :])
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.images == "link":
         try:
-            os.link(os.path.realpath(item.image), path)
+            os.link(os.path.realpath(source), path)
         except OSError:  # another disk, or a file system without links
-            shutil.copyfile(item.image, path)
+            shutil.copyfile(source, path)
     else:
-        shutil.copyfile(item.image, path)
+        shutil.copyfile(source, path)
     return path
 
 

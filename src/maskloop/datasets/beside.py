@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from maskloop.core.errors import FormatError
 from maskloop.core.labels import Label, LabelTable
-from maskloop.datasets.base import place_image, read_image, split_folder
+from maskloop.datasets.base import PICTURES as PICTURES
+from maskloop.datasets.base import split_folder
 from maskloop.formats.base import reading, table_bytes, table_from
 
 if TYPE_CHECKING:
@@ -15,12 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from maskloop.core.dataset import Item
-    from maskloop.core.job import Job
-    from maskloop.datasets.base import Options
 
 TABLE = "classes.json"
 _GROUPS = "groups.json"
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _LARGEST = 2**32  # pixels of a picture
 
 
@@ -95,25 +93,6 @@ class Lists:
             )
             for item in items
         )
-
-
-def put_picture(item: Item, path: Path, *, options: Options, job: Job) -> Path | None:
-    """Put an item's picture at `path` plus a suffix; return where, or None where there is none.
-
-    What is no picture file, such as a radiograph in DICOM, is written anew as PNG.
-    """
-    from maskloop.formats import picture
-    from maskloop.formats.base import Target
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if options.images == "none" or item.image is None or not item.image.exists():
-        return None
-    if item.image.is_file() and item.image.name.lower().endswith(PICTURES):
-        return place_image(item, path, options=options)
-    planned = picture.plan_image(read_image(item, job), suffix=".png").image
-    path = path.with_name(path.name + ".png")
-    picture.write_image(planned, Target(path, ".png", path))
-    return path
 
 
 def told_apart(items: Iterable[Item]) -> tuple[Item, ...]:

@@ -98,7 +98,7 @@ def write(
             path = stem.with_name(stem.name + "_instanceIds.png")
             maskfolder_write.save(path, _instance_ids(classes, objects)[ids], header=sample.header)
         picture = folder / "leftImg8bit" / split / f"{name}_leftImg8bit"
-        place_image(sample.item, picture, options=options)
+        place_image(sample.item, picture, options=options, job=job)
     maskfolder_write.save_table(folder / "classes.json", values.table())
 
 

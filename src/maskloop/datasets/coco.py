@@ -117,7 +117,7 @@ def write(
                 streams[split] = stack.enter_context(CocoStream(path, head))
                 ids[split] = ImageIds()
             number = ids[split].next_for(sample)
-            name = placed(sample, folder / "images" / split, options)
+            name = placed(sample, folder / "images" / split, options, job)
             found = coco_sample.annotations_of(
                 sample, categories, number, first=counts[split] + 1, is_polygon=is_polygon
             )
@@ -214,10 +214,10 @@ def split_word(split: str) -> str:
     return re.sub(r"[^A-Za-z0-9_\-]+", "_", split) or "default"
 
 
-def placed(sample: Sample, folder: Path, options: Options) -> str:
+def placed(sample: Sample, folder: Path, options: Options, job: Job) -> str:
     """Put an image's picture into a folder; return its name there, with forward slashes."""
     name = safe_name(sample.item.name)
-    path = place_image(sample.item, folder / name, options=options)
+    path = place_image(sample.item, folder / name, options=options, job=job)
     if path is not None:
         return path.relative_to(folder).as_posix()
     kept = sample.header

@@ -128,7 +128,7 @@ def write(
                 ids[split] = ImageIds()
                 beside.mkdir()
             number = ids[split].next_for(sample)
-            name = placed(sample, folder / "images" / split, options)
+            name = placed(sample, folder / "images" / split, options, job)
             file_name = f"{safe_name(sample.item.name)}.png"
             segments, pixels = _segments_of(sample, categories)
             (beside / file_name).parent.mkdir(parents=True, exist_ok=True)

@@ -26,13 +26,13 @@ from maskloop.datasets.base import (
     Held,
     Options,
     class_of,
+    place_image,
     regions,
     safe_name,
 )
 from maskloop.datasets.beside import (
     TABLE,
     Lists,
-    put_picture,
     scheme_of,
     told_apart,
     without_suffix,
@@ -251,7 +251,7 @@ def write(
             name = safe_name(item.name)
             lists.add(item, name)
             target = folder / "images" / name
-            placed = put_picture(item, target, options=options, job=job)
+            placed = place_image(item, target, options=options, job=job)
             suffix = ".png" if placed is None else placed.suffix
             height, width = sample.masks[0].data.shape
             stream.write(

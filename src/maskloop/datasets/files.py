@@ -12,7 +12,7 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.image import stem_of
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import Mask
-from maskloop.datasets.base import PLACE, SCALED, Loss, has_pixels, place_image, read_image
+from maskloop.datasets.base import PLACE, SCALED, Loss, has_pixels, place_file, read_image
 from maskloop.formats import nifti, picture, picture_png
 from maskloop.formats.base import Target, default_table, read_sidecar, reading
 
@@ -139,11 +139,12 @@ def write_picture(item: Item, path: Path, *, ndim: int, options: Options, job: J
     """
     if options.images == "none" or not has_pixels(item):
         return None
-    name = item.image.name.lower() if item.image is not None and item.image.is_file() else ""
+    file = item.image if item.image is not None and item.image.is_file() else None
+    name = "" if file is None else file.name.lower()
     is_flat_file = ndim == 2 and name.endswith(_FLAT)
     is_linked = options.images == "link" and not name.endswith(_STACKS)
-    if name and (is_flat_file or is_linked):
-        return place_image(item, path, options=options)
+    if file is not None and (is_flat_file or is_linked):
+        return place_file(file, path, options=options)
     image = read_image(item, job)
     is_flat = image.geometry.ndim == 2 and not image.has_time
     chosen, suffix = (picture, ".png") if is_flat else (nifti, ".nii.gz")

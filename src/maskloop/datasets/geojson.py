@@ -21,13 +21,20 @@ import orjson
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
-from maskloop.datasets.base import DatasetFormat, Held, Options, class_of, regions, safe_name
-from maskloop.datasets.beside import (
+from maskloop.datasets.base import (
     PICTURES,
+    DatasetFormat,
+    Held,
+    Options,
+    class_of,
+    place_image,
+    regions,
+    safe_name,
+)
+from maskloop.datasets.beside import (
     TABLE,
     Lists,
     json_at,
-    put_picture,
     require_size,
     scheme_of,
     size_of,
@@ -300,7 +307,8 @@ def write(
     for item, sample in zip(dataset.items, samples, strict=True):
         name = safe_name(item.name)
         target = folder / name
-        put_picture(item, target, options=options, job=job)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place_image(item, target, options=options, job=job)
         height, width = sample.masks[0].data.shape
         extras = extras_of(sample, "geojson").objects
         content = {

@@ -189,7 +189,8 @@ def write(
         if dataset.kind != "classes" or objects.any():
             maskfolder_write.save(place / "instances" / f"{name}.png", objects[ids])
             line["instances_file_name"] = f"instances/{name}.png"
-        picture = place_image(sample.item, place / "images" / name, options=options)
+        shown = place / "images" / name
+        picture = place_image(sample.item, shown, options=options, job=job)
         if picture is not None:
             line = {"file_name": picture.relative_to(place).as_posix(), **line}
         if sample.item.group:

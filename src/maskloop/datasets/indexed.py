@@ -18,7 +18,7 @@ from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import LabelTable
 from maskloop.core.mask import renumbered
 from maskloop.datasets import georeference, maskfolder_write
-from maskloop.datasets.base import DatasetFormat, Held, Options, place_image, safe_name
+from maskloop.datasets.base import PICTURES, DatasetFormat, Held, Options, place_image, safe_name
 from maskloop.formats import picture
 from maskloop.formats.base import Target, read_sidecar, reading, sidecar_of, table_bytes, table_from
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _GROUPS = "groups.json"
 _HIGHEST = 65_535
 _TABLE = "classes.json"
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def sniff(path: Path) -> bool:
@@ -51,7 +50,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     pictures = {
         p.relative_to(path / "images").with_suffix("").as_posix(): p
         for p in sorted((path / "images").rglob("*"))
-        if p.suffix.lower() in _PICTURES
+        if p.suffix.lower() in PICTURES
     }
     splits = {
         line: listed.stem
@@ -132,7 +131,7 @@ def write(
         georeference.write_beside(sample.header, path)
         if dataset.kind != "classes":
             sidecar_of(path).write_bytes(table_bytes(mask.labels))
-        place_image(sample.item, folder / "images" / name, options=options)
+        place_image(sample.item, folder / "images" / name, options=options, job=job)
         if sample.item.split:
             splits.setdefault(sample.item.split, []).append(name)
         if sample.item.group:

@@ -20,13 +20,20 @@ import orjson
 
 from maskloop.core.dataset import Dataset, Item, Sample
 from maskloop.core.errors import FormatError
-from maskloop.datasets.base import DatasetFormat, Held, Options, class_of, regions, safe_name
-from maskloop.datasets.beside import (
+from maskloop.datasets.base import (
     PICTURES,
+    DatasetFormat,
+    Held,
+    Options,
+    class_of,
+    place_image,
+    regions,
+    safe_name,
+)
+from maskloop.datasets.beside import (
     TABLE,
     Lists,
     json_at,
-    put_picture,
     require_size,
     scheme_of,
     size_of,
@@ -296,7 +303,8 @@ def write(
     for item, sample in zip(dataset.items, samples, strict=True):
         name = safe_name(item.name)
         target = folder / name
-        placed = put_picture(item, target, options=options, job=job)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        placed = place_image(item, target, options=options, job=job)
         shown = target.name + (".png" if placed is None else placed.suffix)
         content = _content(sample, shown, dataset.scheme, options)
         text = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskloop.core.errors import GeometryError, InputError
-from maskloop.datasets.base import Options, has_pixels, place_image, read_image, safe_name
+from maskloop.datasets.base import Options, has_pixels, place_file, read_image, safe_name
 from maskloop.datasets.files import write_gray, write_maps
 from maskloop.datasets.tables import consecutive
 from maskloop.formats import nifti, picture
@@ -115,7 +115,7 @@ class Writer:
         source = item.image
         is_linked = self._options.images == "link" and source is not None and len(images) == 1
         if is_linked and source is not None and source.name.endswith(suffix):
-            place_image(item, path.with_name(f"{path.name}_0000"), options=self._options)
+            place_file(source, path.with_name(f"{path.name}_0000"), options=self._options)
             return
         for number, one in enumerate(images):
             to = path.with_name(f"{path.name}_{number:04d}{suffix}")

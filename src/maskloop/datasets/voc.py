@@ -40,7 +40,7 @@ def write(
             objects[classes == maskfolder_write.VOID] = maskfolder_write.VOID
             path = folder / "SegmentationObject" / f"{name}.png"
             maskfolder_write.save(path, objects[ids], colours)
-        place_image(sample.item, folder / "JPEGImages" / name, options=options)
+        place_image(sample.item, folder / "JPEGImages" / name, options=options, job=job)
         splits.setdefault(sample.item.split or "default", []).append(name)
     maskfolder_write.save_lists(folder / "ImageSets" / "Segmentation", splits)
     (folder / "SegmentationClass").mkdir(exist_ok=True)

@@ -29,12 +29,12 @@ from maskloop.datasets.base import (
     Loss,
     Options,
     class_of,
+    place_image,
     regions,
     safe_name,
 )
 from maskloop.datasets.beside import (
     Lists,
-    put_picture,
     size_of,
     told_apart,
 )
@@ -249,7 +249,7 @@ def write(
         for kind in ("images", "labels"):
             (folder / kind / within).parent.mkdir(parents=True, exist_ok=True)
         (folder / "labels" / f"{within}.txt").write_text("".join(lines), encoding="ascii")
-        placed = put_picture(item, folder / "images" / within, options=options, job=job)
+        placed = place_image(item, folder / "images" / within, options=options, job=job)
         if placed is None:
             height, width = sample.masks[0].data.shape
             sizes.append(f"labels/{within},{height},{width}\n")

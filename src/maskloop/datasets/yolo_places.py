@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 from maskloop.core.dataset import Item
 from maskloop.core.errors import FormatError, InputError
 from maskloop.core.labels import Label, LabelTable
-from maskloop.datasets.base import inside
+from maskloop.datasets.base import PICTURES, inside
 from maskloop.datasets.beside import (
-    PICTURES,
     require_size,
     without_suffix,
 )
