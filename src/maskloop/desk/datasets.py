@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskloop import datasets
-from maskloop.core.errors import InputError, StorageError, VerificationError
+from maskloop.core.errors import InputError, MaskloopError, StorageError, VerificationError
 from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
 from maskloop.datasets.base import (
@@ -24,6 +24,7 @@ from maskloop.datasets.base import (
     Loss,
     Options,
     difference,
+    has_pixels,
     safe_name,
 )
 
@@ -208,6 +209,12 @@ class Conversion:
         """
         job, out = job or Job(), Path(out)
         _require_free(out, overwrite=overwrite)
+        if self.dataset.root.resolve().is_relative_to(out.resolve()):
+            msg = (
+                f"expected to write beside the dataset that is read, got {str(out)!r}, which is or "
+                "holds it; choose another name"
+            )
+            raise StorageError(msg)
         _remove_stale(out.resolve().parent)
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=out.resolve().parent))
         try:
@@ -421,20 +428,55 @@ def plan(
         raise InputError(msg)
     losses: Counter[Loss] = Counter({UNDRAWN: len(wanted) - len(items)})
     refused: dict[str, str] = {}
+    alone: list[str] = []
+    unlike: list[str] = []
     for item in job.track(items, "look"):
         try:
-            losses.update(target.hold(dataset.read(item, job), dataset, options=options).losses)
+            sample = dataset.read(item, job)
+            losses.update(target.hold(sample, dataset, options=options).losses)
         except InputError as error:
             if not skip_refused:
                 raise
             refused[item.name] = str(error)
+            continue
+        if options.images != "none" and not has_pixels(item):
+            alone.append(repr(safe_name(item.name)))
+        elif options.images != "none" and (words := _other_size(sample)):
+            unlike.append(f"{safe_name(item.name)!r} ({words})")
     kept = replace(dataset, items=tuple(i for i in items if i.name not in refused))
     counted = [(loss.is_note, loss.words(count)) for loss, count in losses.most_common() if count]
     lost = tuple(words for is_note, words in counted if not is_note)
     if refused:
         lost += (f"{len(refused):,} item(s) cannot be held at all and are left out",)
     notes = tuple(words for is_note, words in counted if is_note)
+    if unlike:
+        notes += (
+            f"{len(unlike):,} picture(s) are not as large as their masks, the first {unlike[0]}: "
+            "correct the dataset before anybody learns from it",
+        )
+    if alone:
+        notes += (
+            f"{len(alone):,} item(s) have no picture at hand, the first {alone[0]}: their masks "
+            "are written without it",
+        )
     return Conversion(kept, target, options, lost, refused, notes)
+
+
+def _other_size(sample: Sample) -> str:
+    """Return in words how a picture's size differs from its mask's; EXIF may have turned it."""
+    from maskloop.datasets.base import PICTURES
+    from maskloop.datasets.beside import size_of
+
+    image, shape = sample.item.image, sample.masks[0].data.shape
+    if image is None or len(shape) != 2 or not image.name.lower().endswith(PICTURES):
+        return ""
+    try:
+        size = size_of(image)
+    except MaskloopError:
+        return ""
+    if sorted(size) == sorted(shape):
+        return ""
+    return f"{size[1]} x {size[0]}, its mask {shape[1]} x {shape[0]}"
 
 
 def convert_dataset(
@@ -484,6 +526,33 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
         what = "a dataset written by maskloop" if is_ours else "something else"
         cure = "add --overwrite to replace it" if is_ours else "choose another name"
         raise StorageError(f"expected {str(out)!r} to be free, got {what} there; {cure}")
+    _require_untouched(out)
+
+
+def _require_untouched(out: Path) -> None:
+    """Refuse to replace a written dataset that people went on working in."""
+    receipt = out / RECEIPT
+    try:
+        listed = json.loads(receipt.read_bytes()).get("sha256", {})
+    except (ValueError, AttributeError, RecursionError):
+        listed = {}
+    written = receipt.stat().st_mtime_ns  # the last file of all
+    changed = []
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        is_left = path.name.startswith(".") or path.suffix == ".cache" or path == receipt
+        if is_left or not path.is_file():
+            continue
+        if name not in listed or (
+            path.stat().st_mtime_ns > written and sha256_of(path) != listed[name]
+        ):
+            changed.append(name)
+    if changed:
+        msg = (
+            f"expected {str(out)!r} as maskloop wrote it, got {len(changed):,} file(s) added or "
+            f"changed since, the first {changed[0]!r}; choose another name, or remove it yourself"
+        )
+        raise StorageError(msg)
 
 
 def _remove_stale(folder: Path) -> None:
