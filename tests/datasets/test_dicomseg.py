@@ -180,3 +180,17 @@ def test_real_segmentations_find_their_series_and_equal_their_label_maps(tmp_pat
     assert int((mask.data > 0).sum()) == int((truth.data > 0).sum()) > 0
     receipt = convert_dataset(found, tmp_path / "out", "dicomseg")
     assert receipt.items == 1
+
+
+def test_items_do_not_bear_the_patients_name(tmp_path):
+    for folder in ("DOE_John", "john doe 2"):
+        meant = drawn(tmp_path / "in" / folder)
+        for file in (tmp_path / "in" / folder / "scan").iterdir():
+            head = pydicom.dcmread(file)
+            head.PatientName, head.PatientID = "DOE^JOHN", "4711"
+            head.save_as(file)
+        convert_dataset(dataset_of(tmp_path, meant), tmp_path / "out", "dicomseg", overwrite=True)
+        (tmp_path / "out/scan.seg.dcm").rename(tmp_path / "in" / folder / "liver.seg.dcm")
+    items = open_dataset(tmp_path / "in").items
+    assert [item.name for item in items] == ["patient-001/liver-1", "patient-001/liver-2"]
+    assert {item.group for item in items} == {"patient-001"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,11 +24,12 @@ from maskloop.core.errors import FormatError, InputError, MaskloopError
 from maskloop.core.image import stem_of
 from maskloop.core.labels import Label, LabelTable
 from maskloop.core.standing import standing_of
+from maskloop.datasets import patients
 from maskloop.datasets.base import DatasetFormat, Options
 from maskloop.datasets.files import PICTURES
 from maskloop.datasets.tables import recoded, scheme_of, unique
 from maskloop.formats.base import first_bytes
-from maskloop.formats.dicom_scan import damage, is_dicom
+from maskloop.formats.dicom_scan import is_dicom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +102,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     if not any(one.folder is not None for one in found):
         msg = f"expected cases (NAME.maskloop) in {path.name}/, got none; correct an image first"
         raise FormatError(msg)
-    patients = _patients(found)
+    called = _patients(found)
     rows: list[Label] = []
     known: set[tuple[str, bool]] = set()
     for one in found:
@@ -121,7 +121,7 @@ def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
             has_mask=one.folder is not None,
             ref=one,
         )
-        for one, (name, group) in zip(found, patients, strict=True)
+        for one, (name, group) in zip(found, called, strict=True)
     )
     things = {row.category for row in rows if row.category}
     has_classes = any(row.category is None and row.name not in things for row in rows)
@@ -266,48 +266,23 @@ def _patients(found: Sequence[_Found]) -> list[tuple[str, str]]:
     for one in found:
         known = one.about.get("provenance")
         stated = known.get("group") if isinstance(known, dict) else None
-        parts = one.name.split("/")
         patient, words = _identity(one.image)
         number = ""
         if patient:
             number = numbers.setdefault(patient, f"patient-{len(numbers) + 1:03d}")
-        plain = "/".join(_without(part, words, number) for part in parts)
+        plain = patients.without(one.name, words, number)
         # A folder may be called after a patient whose images state nothing.
-        folder = plain.split("/")[0] if len(parts) > 1 else ""
+        folder = plain.split("/")[0] if "/" in plain else ""
         made.append((plain, str(stated) if stated else number or folder))
-    names = Counter(name for name, _ in made)
-    used: Counter[str] = Counter()
-    unlike = []
-    for name, group in made:
-        used[name] += 1
-        unlike.append((name if names[name] == 1 else f"{name}-{used[name]}", group))
-    return unlike
+    names = patients.told_apart([name for name, _ in made])
+    return [(name, group) for name, (_, group) in zip(names, made, strict=True)]
 
 
-def _identity(image: Path | None) -> tuple[str, set[str]]:
+def _identity(image: Path | None) -> tuple[str, frozenset[str]]:
     """Return the patient's identifier of a DICOM folder, and the words that name the patient."""
     is_folder = image is not None and not image.name.lower().endswith(PICTURES)
     file = _dicom_file(image) if image is not None and is_folder else None
-    if file is None:
-        return "", set()
-    import pydicom
-
-    tags = ["PatientID", "PatientName"]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
-        number, name = str(head.get("PatientID") or ""), str(head.get("PatientName") or "")
-    except damage():
-        return "", set()
-    words = {word.lower() for word in re.split(r"[\s^=,;]+", f"{name} {number}") if len(word) > 2}
-    return number or name, words
-
-
-def _without(part: str, words: set[str], number: str) -> str:
-    """Return a part of a name, or the patient's number where it tells the patient."""
-    lowered = part.lower()
-    return number if number and any(word in lowered for word in words) else part
+    return ("", frozenset()) if file is None else patients.identity_of(file)
 
 
 def _dicom_file(folder: Path | str) -> Path | None:

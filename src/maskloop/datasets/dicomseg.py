@@ -3,6 +3,7 @@
 A segmentation names the series it was drawn on; where that lies in the same folder or below, it is
 the item's image. Objects that overlap lie in further files, ``NAME.more-2.seg.dcm``. Series are
 never copied: they hold the patient's identity, which a written segmentation does not.
+Items are not called after a patient either, where a folder is.
 
 References
 ----------
@@ -25,6 +26,7 @@ from maskloop.core.errors import FormatError, GeometryError, InputError
 from maskloop.core.image import stem_of
 from maskloop.core.job import Job
 from maskloop.core.labels import Label, LabelTable
+from maskloop.datasets import patients
 from maskloop.datasets.base import (
     REVIEW,
     DatasetFormat,
@@ -73,6 +75,7 @@ class _Head:
     path: Path
     name: str
     patient: str
+    words: frozenset[str]
     series: frozenset[str]
     rows: tuple[Label, ...]
 
@@ -108,32 +111,38 @@ def _files(folder: Path, deep: int) -> Iterator[Path]:
 def open_dataset(path: Path, *, options: Options, job: Job) -> Dataset:
     """List the segmentations, each with the series it names."""
     root = path if path.is_dir() else path.parent
-    folders: dict[str, Path] = {}
+    series: dict[str, tuple[Path, Path]] = {}
     heads: list[_Head] = []
     for folder, files in _by_folder(root if path.is_dir() else path):
         segmentations = [file for file in files if sop_class(file) in SOP_CLASSES]
         heads += [_head(file, root) for file in segmentations]
-        _add_series([f for f in files if f not in segmentations], folder, folders)
+        _add_series([f for f in files if f not in segmentations], folder, series)
     if path.is_file():
         for folder, files in _by_folder(root):
-            _add_series(files, folder, folders)
+            _add_series(files, folder, series)
     if not heads:
         msg = f"expected DICOM segmentations in {path.name}, got none; choose another folder"
         raise FormatError(msg)
     cases: dict[str, list[_Head]] = {}
     for head in heads:
         cases.setdefault(_MORE.sub("", head.name), []).append(head)
-    patients: dict[str, str] = {}
-    items = []
+    numbers: dict[str, str] = {}
+    items, names = [], []
     for name, parts in sorted(cases.items()):
         first = parts[0]
-        image = next((folders[uid] for uid in sorted(first.series) if uid in folders), None)
+        image, one = next((series[n] for n in sorted(first.series) if n in series), (None, None))
+        words = first.words if one is None else first.words | patients.identity_of(one)[1]
         group = ""
         if first.patient:
-            group = patients.setdefault(first.patient, f"patient-{len(patients) + 1:03d}")
+            group = numbers.setdefault(first.patient, f"patient-{len(numbers) + 1:03d}")
+        names.append(patients.without(name, words, group))
         classes = frozenset(class_of(row) for head in parts for row in head.rows)
         ref = tuple(head.path for head in sorted(parts, key=_place))
         items.append(Item(name, image, group=group, classes=classes, ref=ref))
+    items = [
+        replace(item, name=name)
+        for item, name in zip(items, patients.told_apart(names), strict=True)
+    ]
     rows = [row for head in heads for row in head.rows]
     has = {row.category is not None for row in rows}
     kind: Holding = "panoptic" if len(has) == 2 else "objects" if True in has else "classes"
@@ -159,8 +168,8 @@ def _by_folder(path: Path) -> Iterator[tuple[Path, list[Path]]]:
     yield from groups.items()
 
 
-def _add_series(files: Sequence[Path], folder: Path, folders: dict[str, Path]) -> None:
-    """Note where series lie: a folder where all asked files are of one, else a file of it."""
+def _add_series(files: Sequence[Path], folder: Path, series: dict[str, tuple[Path, Path]]) -> None:
+    """Note where series lie, and a file of each: a folder if all asked files are of one."""
     step = max(1, len(files) // _PIXELS_OF)
     found: dict[str, Path] = {}
     for file in files[::step] if len(files) > 2 * _PIXELS_OF else files:
@@ -174,7 +183,7 @@ def _add_series(files: Sequence[Path], folder: Path, folders: dict[str, Path]) -
         if uid:
             found.setdefault(uid, file)
     for uid, file in found.items():
-        folders.setdefault(uid, folder if len(found) == 1 else file)
+        series.setdefault(uid, (folder if len(found) == 1 else file, file))
 
 
 def _head(path: Path, root: Path) -> _Head:
@@ -196,6 +205,7 @@ def _head(path: Path, root: Path) -> _Head:
                 if str(one.get("SegmentDescription") or "") != "[no label]"
             ]
             patient = str(found.get("PatientID") or "")
+            words = patients.words_of(str(found.get("PatientName") or ""), patient)
             study = str(found.get("StudyInstanceUID") or "")
     except damage() as error:
         msg = f"expected a whole DICOM segmentation in {path.name}, got {error}; copy it again"
@@ -203,7 +213,7 @@ def _head(path: Path, root: Path) -> _Head:
     table = read_sidecar(path)
     rows = [Label(number, text) for number, text in enumerate(labels, start=1)]
     known = rows if table is None else list(table.values())
-    return _Head(path, name, patient or study, frozenset(series) - {""}, tuple(known))
+    return _Head(path, name, patient or study, words, frozenset(series) - {""}, tuple(known))
 
 
 def _read(item: Item, job: Job) -> Sample:
