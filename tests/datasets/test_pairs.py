@@ -101,6 +101,14 @@ def test_pictures_of_few_and_of_many_objects_are_of_one_class(tmp_path):
     assert (len(few), len(many)) == (1, 100)
 
 
+def test_the_many_organs_of_a_scan_are_classes(tmp_path):
+    ids = np.arange(1, 118).reshape(1, 9, 13)
+    nifti(tmp_path / "images" / "c.nii.gz", ids)
+    nifti(tmp_path / "labels" / "c.nii.gz", ids)
+    found = open_dataset(tmp_path)
+    assert (found.kind, len(found.scheme)) == ("classes", 117)
+
+
 def test_a_table_of_one_class_names_its_many_objects(tmp_path):
     png(tmp_path / "images" / "n.png", np.arange(1, 101).reshape(10, 10))
     png(tmp_path / "masks" / "n.png", np.arange(1, 101).reshape(10, 10))

@@ -63,7 +63,7 @@ _ENDINGS = ("_masks", "_mask", "_labels", "_label", "_seg")
 _ENOUGH = 5000  # names looked at to tell the format
 _FOLDERS = 50  # below a folder that are looked into
 _LOOKED_AT = 12  # masks looked into where no table names the classes
-_FEW = 32  # ids; more of them are objects
+_FEW = {"px": 32, "mm": 255}  # ids by unit; more of them are objects: organs of a scan are many
 _LITS = re.compile(r"^segmentation-(\d+)\.nii(\.gz)?$", re.IGNORECASE)
 _LIVER = LabelTable([Label(1, "liver"), Label(2, "tumour", is_thing=True)])
 
@@ -241,7 +241,7 @@ def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Ho
     step = max(1, len(masks) // _LOOKED_AT)
     rows: dict[str, Label] = {}
     bare: list[LabelTable] = []  # of masks that brought no names
-    has_objects = has_classes = False
+    is_many = has_objects = has_classes = False
     for item in masks[::step][:_LOOKED_AT]:
         path = item.ref.masks[0]
         labels = read_sidecar(path)
@@ -250,6 +250,7 @@ def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Ho
             labels = mask.labels
             if not has_own_table(path, mask):
                 bare.append(labels)
+                is_many |= len(labels) > _FEW[mask.geometry.unit]
                 continue
         has_objects |= any(row.category is not None for row in labels.values())
         has_classes |= any(row.category is None for row in labels.values())
@@ -257,7 +258,7 @@ def _scheme(path: Path, items: Sequence[Item], job: Job) -> tuple[LabelTable, Ho
             rows.setdefault(class_of(row), row)
     if bare:  # the same for all: a picture of few objects is no picture of so many classes
         ids = {i for labels in bare for i in labels}
-        is_many = any(len(labels) > _FEW for labels in bare) and not ids <= set(stated or ())
+        is_many = is_many and not ids <= set(stated or ())
         has_objects |= is_many
         has_classes |= not is_many
         if stated is None and not is_many:
