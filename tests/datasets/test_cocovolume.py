@@ -182,6 +182,17 @@ def test_sixteen_bits_give_the_very_values_back(tmp_path):
     assert np.array_equal(back.geometry.affine, volumes.GRID.affine)
 
 
+def test_images_that_become_grey_slices_are_told_of(tmp_path):
+    meant = volumes.sample(tmp_path)
+    made = volumes.dataset_of(tmp_path, meant)
+    for options in (Options(), Options(bits=16, window=(0, 99), empty="all"), Options(bits=16)):
+        assert any(
+            "grey slices" in note for note in plan(made, "coco-volume", options=options).notes
+        )
+    for options in (Options(bits=16, empty="all"), Options(images="none")):
+        assert plan(made, "coco-volume", options=options).notes == ()
+
+
 def test_a_window_is_recorded_and_cuts_what_lies_outside(tmp_path):
     meant = volumes.sample(tmp_path)
     text = written(tmp_path, meant, options=Options(window=(-400, 200), empty="all"))

@@ -27,6 +27,7 @@ from maskloop.datasets.base import (
     SLICES,
     DatasetFormat,
     Held,
+    Loss,
     Options,
     class_ids,
     class_of,
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
     from maskloop.core.image import Image
     from maskloop.core.job import Job
 
+GREYS = Loss(
+    "image",
+    "becomes grey slices: its own values come back with --bits 16 --empty all and no window only",
+    "become grey slices: their own values come back with --bits 16 --empty all and no window only",
+    is_note=True,
+)
 _MARK = b'"kind":"volumes"'
 _AXES = "zyx"
 _NO_SPLIT = "default"
@@ -126,7 +133,13 @@ def hold(sample: Sample, dataset: Dataset, *, options: Options) -> Held:
         replace(one, labels=one.labels.covering(one.ids()), header=None) for one in sample.masks
     )
     left_out = mask.data.shape[options.axis] - len(_slices(sample, options))
-    losses = {SLICES: left_out, REVIEW: int(is_partly_reviewed(sample))}
+    is_whole = options.bits == 16 and options.window is None and not left_out
+    is_changed = not is_whole and options.images != "none" and has_pixels(sample.item)
+    losses = {
+        SLICES: left_out,
+        REVIEW: int(is_partly_reviewed(sample)),
+        GREYS: int(is_changed),
+    }
     held = Sample(sample.item, masks)
     return Held(held, {loss: count for loss, count in losses.items() if count})
 
