@@ -626,3 +626,32 @@ def test_no_more_than_an_image_or_two_are_in_memory_while_writing(tmp_path):
     datasets.get("coco").write(empty, samples(), tmp_path, options=Options(), job=Job())
     assert max(most) <= 2
     assert len(written(tmp_path, "instances_default.json")["annotations"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("to", "lost"), [("coco", 0), ("coco-panoptic", 1), ("labelme", 2), ("indexed", 2)]
+)
+def test_keypoints_and_boxes_that_a_format_cannot_hold_are_counted(to, lost, tmp_path):
+    ring = [[0, 0, 4, 0, 4, 4, 0, 4]]
+    shared = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "x.png", "width": 8, "height": 8}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [
+            {"id": 1, **shared, "segmentation": ring, "keypoints": [1, 1, 2]},
+            {"id": 2, **shared},
+            {"id": 3, **shared, "segmentation": ring, "keypoints": []},
+        ],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    losses = plan(tmp_path / "c.json", to).losses
+    told = [words for words in losses if "such as keypoints" in words]
+    assert [int(words.split()[0]) for words in told] == ([lost] if lost else [])
+
+
+def test_a_name_with_a_null_byte_is_refused(tmp_path):
+    image = {"id": 1, "file_name": "a\0.png", "width": 8, "height": 8}
+    content = {"images": [image], "categories": [], "annotations": []}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="nothing outside"):
+        open_dataset(tmp_path / "c.json")

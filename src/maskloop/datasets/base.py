@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +119,11 @@ SCALED = Loss("volume", "of pixels gets 1 mm a pixel", "of pixels get 1 mm a pix
 SLICES = Loss("slice", "without labels is left out", "without labels are left out")
 UNREVIEWED = Loss("image", "is in part ignored: unreviewed", "are in part ignored: unreviewed")
 REVIEW = Loss("image", "loses what of it was reviewed", "lose what of them was reviewed")
+EXTRAS = Loss(
+    "object",
+    "loses what else its file says of it, such as keypoints",
+    "lose what else their file says of them, such as keypoints",
+)
 IGNORED = Loss("ignored region", "loses its name", "lose their names")
 
 
@@ -152,6 +157,15 @@ class Problem:
     cure: str
     where: str = ""
     severity: Severity = "error"
+
+
+@runtime_checkable
+class Says(Protocol):
+    """A sample's header that knows what of it only its own format holds."""
+
+    def lost_in(self, format: str) -> int:
+        """Return of how many objects another format loses what is said beside their shape."""
+        ...
 
 
 class OpenDataset(Protocol):
@@ -345,7 +359,8 @@ def safe_name(name: str) -> str:
         If the name leads out of the folder.
     """
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or any(part in ("..", "/") or part.endswith(":") for part in parts):
+    is_odd = any(part in ("..", "/") or part.endswith(":") or "\0" in part for part in parts)
+    if not parts or is_odd:
         msg = f"expected a name inside the dataset, got {name!r}; rename the item"
         raise InputError(msg)
     return "/".join(_UID.sub(_digest, part).replace(".", "_").strip() or "_" for part in parts)
@@ -377,6 +392,7 @@ def inside(root: Path, name: object) -> Path:
         or pure.is_absolute()
         or is_drive
         or ".." in pure.parts
+        or "\0" in text
     ):
         msg = (
             f"expected a file name relative to {root.name}/, got {name!r}; correct the entry: "

@@ -52,6 +52,15 @@ class CocoKept:
     annotations: Mapping[int, Entry] = field(default_factory=dict)
     shapeless: tuple[tuple[str, Entry], ...] = ()
 
+    def lost_in(self, format: str) -> int:
+        """Return of how many annotations a format loses what they say beside their shape."""
+        said = sum(
+            any(value for key, value in extra.items() if key != "iscrowd")
+            for extra in self.annotations.values()
+        )
+        lost = {"coco": 0, "coco-panoptic": len(self.shapeless)}
+        return lost.get(format, said + len(self.shapeless))
+
 
 def sample_of(
     item: Item,

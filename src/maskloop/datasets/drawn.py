@@ -30,6 +30,7 @@ KEY = "maskloop"  # under which formats that allow foreign keys hold our record 
 _KEPT = ("name", "colour", "ignore", "score", "author", "locked", "visible", "status", "is_thing")
 _KINDS = {f.name: str(f.type) for f in fields(Label)}
 _MOST = 2**31 - 1
+_USUAL = ("id", "source", "occluded", "z_order", "group_id", "objectType", "properties")
 
 Record = dict[str, Any]  # Any: plain JSON values
 
@@ -73,6 +74,16 @@ class Extras:
     format: str
     item: Mapping[str, Any] = field(default_factory=dict)  # Any: plain JSON values
     objects: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # Any: as above
+
+    def lost_in(self, format: str) -> int:
+        """Return of how many objects a format loses what they say beside their shape."""
+        return 0 if format == self.format else sum(map(_says_more, self.objects.values()))
+
+
+def _says_more(extra: Mapping[str, Any]) -> bool:  # Any: plain JSON values
+    properties = extra.get("properties")
+    more = {**extra, **(properties if isinstance(properties, dict) else {})}
+    return any(value for key, value in more.items() if key not in _USUAL)
 
 
 def extras_of(sample: Sample, format: str) -> Extras:

@@ -18,11 +18,13 @@ from maskloop.core.errors import InputError, MaskloopError, StorageError, Verifi
 from maskloop.core.files import sha256_of
 from maskloop.core.job import Job
 from maskloop.datasets.base import (
+    EXTRAS,
     UNDRAWN,
     DatasetFormat,
     Held,
     Loss,
     Options,
+    Says,
     difference,
     has_pixels,
     safe_name,
@@ -434,6 +436,8 @@ def plan(
         try:
             sample = dataset.read(item, job)
             losses.update(target.hold(sample, dataset, options=options).losses)
+            if isinstance(sample.header, Says):
+                losses[EXTRAS] += sample.header.lost_in(target.name)
         except InputError as error:
             if not skip_refused:
                 raise
