@@ -70,6 +70,11 @@ def test_pictures_are_left_out_on_request(cells, tmp_path):
 
 def test_a_folder_that_nobody_knows_is_told_with_the_formats(tmp_path, capsys):
     (tmp_path / "odd").mkdir()
+    (tmp_path / "none.json").touch()
+    for empty, words in (("odd", "an empty folder"), ("none.json", "an empty file")):
+        assert run(["convert", str(tmp_path / empty), str(tmp_path / "o"), "--to", "indexed"]) == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "odd" / "notes.txt").write_text("mine")
     assert run(["convert", str(tmp_path / "odd"), str(tmp_path / "o"), "--to", "indexed"]) == 2
     error = capsys.readouterr().err
     assert "--from" in error

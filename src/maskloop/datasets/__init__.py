@@ -94,6 +94,10 @@ def format_of(path: Path) -> DatasetFormat:
     found = known(path)
     if found is not None:
         return found
+    if not (any(path.iterdir()) if path.is_dir() else path.stat().st_size):
+        what = "folder" if path.is_dir() else "file"
+        msg = f"expected a dataset, got {path.name!r}, an empty {what}; choose another"
+        raise FormatError(msg)
     names = ", ".join(name for name in DATASETS if get(name).open is not None)
     msg = (
         f"expected a dataset of a known format, got {path.name!r}, which none knows; name its "
