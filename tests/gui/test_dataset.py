@@ -213,6 +213,7 @@ def test_counting_reads_masks_as_corrected_and_the_filter_knows_classes(
     panel.host.labels.layer.data_setitem((np.array([20]), np.array([20])), 2)
     session.step(1)
     shown(panel, qtbot, 1)
+    assert session.facts_of(session.items[0]).count is None, "not what it was before"
     session.facts.clear()
     panel.dataset.label.setCurrentText("dirt")
     panel.dataset._refilter()
@@ -225,6 +226,8 @@ def test_counting_reads_masks_as_corrected_and_the_filter_knows_classes(
     assert session.order == [0]
     panel.dataset.session.refilter(Filter(most=1))
     assert session.order == [1, 2, 3]
+    panel.dataset.count.click()
+    assert "known already" in panel.host.message.text()
 
 
 def test_overlapping_objects_are_masks_of_one_case(
@@ -350,6 +353,7 @@ def test_losses_are_shown_before_anything_is_written(
     assert box.losses.text() == "Nothing is lost."
     assert not (tmp_path / "out").exists()
     shown(panel, qtbot, 0)
+    assert "4 images can be written without loss" in panel.host.message.text()
     box.cancel.click()
     assert not (tmp_path / "out").exists()
     box.look.click()
@@ -365,6 +369,7 @@ def test_losses_are_shown_before_anything_is_written(
     qtbot.waitUntil(lambda: not box.receipt.isHidden(), timeout=10_000)
     shown(panel, qtbot, 0)
     assert "PASS" in box.receipt.toPlainText()
+    assert "read back and compared" in panel.host.message.text(), "not only which image is back"
     written = np.array(Picture.open(tmp_path / "out" / "masks" / "p0.png"))
     assert written[20, 20] == 2, "with what was corrected"
     assert written.sum() == 26

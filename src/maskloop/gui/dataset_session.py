@@ -76,12 +76,15 @@ class Session(QObject):
         self._is_after_unseen = False
         self._is_settled = False
         self._aside: int | None = None  # shown again by `bring_back`
+        self._again: tuple[str, str] | None = None  # said anew when that one is shown again
+        self._is_stepped = False  # whether something was drawn on the item shown
         self._ready: Ready | None = None  # the item shown, as it was read
         self._pending: Callable[[], None] | None = None  # what waits for `leave_unsaved`
         self.ahead.read.connect(self._was_read)
         self.ahead.failed.connect(self._ahead_failed)
         self.ahead.drafted.connect(self._was_drafted)
         host.busy.connect(self._mind_busy)
+        host.editors.stepped.connect(self._mind_step)
 
     # The list
 
@@ -98,6 +101,18 @@ class Session(QObject):
     def facts_of(self, item: Item) -> Facts:
         """Return what is known of an item's masks."""
         return self.facts.get(item.name) or listed_facts(item)
+
+    def uncounted(self) -> list[Item]:
+        """Return the items whose classes or count are not known, as corrected."""
+        found = []
+        for place, item in enumerate(self.items):
+            facts = self.facts_of(item)
+            is_known = facts.count is not None and facts.classes is not None
+            # What the listing tells of an item that has a case is what it was before.
+            is_old = item.name not in self.facts and self.standing(place).status != "unseen"
+            if not is_known or (is_old and self._case_of(item) is not None):
+                found.append(item)
+        return found
 
     def standing(self, place: int) -> Standing:
         """Return how far an item is."""
@@ -235,6 +250,7 @@ class Session(QObject):
             return
         if place == self.place:
             return
+        self._again = None
         self.leave(lambda: self._load(place))
 
     def leave(self, then: Callable[[], None]) -> None:
@@ -270,10 +286,18 @@ class Session(QObject):
         self.leave(gone)
 
     def bring_back(self) -> None:
-        """Show the item again that was set aside, unless another one is shown by now."""
+        """Show the item again that was set aside, unless another one is shown by now.
+
+        What was said last stays to be read: how the task ended for which it was set aside.
+        """
         place, self._aside = self._aside, None
         if place is not None and self.place is None and place < len(self.items):
+            said = self._host.said
             self.go(place)
+            if self.item is not None:  # it was read ahead
+                self._host.say(*said)
+            else:
+                self._again = said
 
     def leave_unsaved(self) -> None:
         """Give up what could not be brought to disk, and go where the person wanted to."""
@@ -287,7 +311,10 @@ class Session(QObject):
         self._clear()
         self.place, self._pending = None, None
         if item is not None:
+            if self._is_stepped:
+                self.facts[item.name] = Facts()  # until somebody counts what is drawn by now
             self._after(item)
+        self._is_stepped = False
         then()
 
     def _after(self, item: Item) -> None:
@@ -391,6 +418,7 @@ class Session(QObject):
 
     def _seen(self, place: int, ready: Ready, opened: tuple[Case, Any] | None) -> None:
         item, standing = ready.item, self.standing(place)
+        again, self._again = self._again, None
         if opened is None:
             self.facts[item.name] = ready.opened.facts
         if standing.status == "unseen":
@@ -401,6 +429,9 @@ class Session(QObject):
             self.marked.emit()
         if opened is not None and opened[0].notices:
             self._host.say("; ".join(opened[0].notices) + ".", "warning")
+            return
+        if again is not None:
+            self._host.say(*again)
             return
         at = self.order.index(place) + 1 if place in self.order else place + 1
         if not ready.image:
@@ -446,6 +477,9 @@ class Session(QObject):
             self._host.say(f"The draft of {item.name} is left out: you began without it.")
             return
         draw_draft(self._host, editor, drafted)
+
+    def _mind_step(self, *_: object) -> None:
+        self._is_stepped = True
 
     def _mind_busy(self, is_busy: bool) -> None:
         if is_busy:

@@ -57,6 +57,7 @@ class Host(QWidget):
         self.run: Run | None = None
         self.image = tipped(LayerChoice(viewer, "Image", "no image yet"), TIPS["image"])
         self.labels = tipped(LayerChoice(viewer, "Labels", "no labels yet"), TIPS["labels"])
+        self.said = ("", "")  # what `say` showed last
         self.message = words("Open an image, or drop one on the window.")
         self.under_mouse = tipped(words(_TWO_LINES), TIPS["cursor"])
         self.under_mouse.setWordWrap(False)
@@ -91,6 +92,7 @@ class Host(QWidget):
 
     def say(self, text: str, kind: str = "") -> None:
         """Show a sentence; `kind` is ``"error"``, ``"warning"``, ``"good"`` or empty."""
+        self.said = (text, kind)
         self.message.setText(text)
         colour = f"color: {_COLOURS[kind]};" if kind else ""
         self.message.setStyleSheet(f"{colour} background: transparent;")

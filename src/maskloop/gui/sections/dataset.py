@@ -171,11 +171,10 @@ class DatasetSection(Section):
         dataset, workspace = session.dataset, str(setting("workspace", "")) or None
         if dataset is None:
             return
-        unknown = [
-            item
-            for item in dataset.items
-            if None in (session.facts_of(item).count, session.facts_of(item).classes)
-        ]
+        unknown = session.uncounted()
+        if not unknown:
+            self._host.say("The objects and classes of every image are known already.", "good")
+            return
 
         def work(job: Job) -> Any:  # Any: facts by name
             from maskloop.desk.items import count_items
