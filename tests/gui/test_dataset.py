@@ -83,6 +83,19 @@ def test_a_dataset_is_a_list_and_nothing_of_it_is_open(opened: Any) -> None:
     assert panel.dataset.header.isChecked()
 
 
+def test_another_dataset_is_drafted_by_the_same_model(
+    opened: Any, settle: Callable[[Any], None]
+) -> None:
+    from maskloop.gui.dataset_ahead import Drafter
+
+    _, panel, folder = opened
+    chosen = Drafter("fake2d", "cpu", (2,))
+    panel.dataset.session.ahead.use(chosen)
+    panel.dataset.open_path(folder)
+    settle(panel)
+    assert panel.dataset.session.ahead.drafter == chosen
+
+
 def test_next_opens_picture_and_mask_with_the_classes_of_the_dataset(
     opened: Any, qtbot: Any
 ) -> None:

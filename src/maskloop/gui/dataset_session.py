@@ -136,7 +136,9 @@ class Session(QObject):
         self.leave(begin)
 
     def _opened(self, dataset: Dataset, kept: Worklist, notes: tuple[str, ...]) -> None:
+        drafter = self.ahead.drafter
         self.ahead.close()
+        self.ahead.use(drafter)  # the box is still ticked
         self.dataset, self.worklist = dataset, kept
         self.place, self._at, self._aside, self.facts = None, None, None, {}
         self._settle_memory()
