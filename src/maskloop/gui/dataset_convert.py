@@ -132,6 +132,8 @@ class ConvertBox(QWidget):
         dataset, row, session = self._session.dataset, self.chosen, self._session
         if dataset is None or row is None or self._host.is_busy:
             return
+        self._forget()
+        self.receipt.hide()  # of the set written before
         workspace = str(setting("workspace", "")) or None
         which, made, kept = self.which.currentIndex(), self._made(row), session.worklist
         listed = {session.items[place].name for place in session.order}
