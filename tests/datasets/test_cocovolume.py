@@ -375,3 +375,18 @@ def test_a_real_liver_goes_through_slices_and_back(tmp_path, shared_data):
     pixels = np.asanyarray(nibabel.load(folder / "ct_3mm.nii.gz").dataobj).T
     assert np.array_equal(read_image(found.items[0], Job()).data, pixels)
     assert replace(found.items[0], ref=None).name == "volume-17"
+
+
+def test_grey_values_that_come_back_are_told_for_what_they_are(tmp_path):
+    source = tmp_path / "in"
+    for folder in ("images", "masks"):
+        (source / folder).mkdir(parents=True)
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(6, 5, 4) * 20 - 1000
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(source / "images" / "a.nii.gz")
+    ids = (values > 0).astype(np.uint8)
+    nibabel.Nifti1Image(ids, np.eye(4)).to_filename(source / "masks" / "a.nii.gz")
+    made = Options(window=(-160.0, 240.0), empty="all")
+    convert_dataset(source, tmp_path / "slices", "coco-volume", options=made)
+    job = Job()
+    convert_dataset(open_dataset(tmp_path / "slices"), tmp_path / "out", "nnunet", job=job)
+    assert any("256 grey values between -160 and 240" in note for note in job.notes)

@@ -103,7 +103,7 @@ def _statistics_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
     ]
     groups = found["groups"]
     lines = [
-        f"{found['dataset']} ({found['format']}): {found['items']:,} items, "
+        f"{found['dataset']} ({found['format']}): {found['items']:,} item{'s' * (found['items'] != 1)}, "
         f"{found['objects']:,} objects in {found['with_masks']:,} with masks, "
         f"{found['empty']:,} of them empty",
         f"objects an item: {_range(counts)}   (least, median, most)",

@@ -136,6 +136,11 @@ class Volume:
         data = np.ascontiguousarray(np.moveaxis(data, 0, self.axis))
         if not has_channels and _is_window(window) and bits in (8, 16):
             data = _unwindowed(data, window, bits)
+            if bits == 8:
+                job.say(
+                    f"the pixels of {self.name!r} are 256 grey values between {window[0]:g} and "
+                    f"{window[1]:g}, not the scan's own; take the scan itself to train on"
+                )
         return Image(data, self.geometry, None, has_channels=has_channels, title=self.name)
 
     @property

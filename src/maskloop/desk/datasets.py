@@ -157,9 +157,10 @@ class DatasetReceipt:
 
     def to_text(self) -> str:
         """Return the receipt in lines for people."""
+        items = f"{self.items:,} item{'s' * (self.items != 1)}"
         lines = [
-            f"{self.verdict}  {self.path}  ({self.format}; {self.items:,} items, "
-            f"{self.objects:,} regions, all read back and compared)"
+            f"{self.verdict}  {self.path}  ({self.format}; {items}, {self.objects:,} regions, all "
+            "read back and compared)"
         ]
         lines += [f"  lost     {loss}" for loss in self.losses]
         return "\n".join(lines + [f"  note     {note}" for note in self.notes])
