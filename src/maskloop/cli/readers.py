@@ -102,10 +102,10 @@ def _statistics_text(found: Mapping[str, Any]) -> str:  # Any: plain JSON values
         for row in found["splits"]
     ]
     groups = found["groups"]
+    items = f"{found['items']:,} item{'s' * (found['items'] != 1)}"
     lines = [
-        f"{found['dataset']} ({found['format']}): {found['items']:,} item{'s' * (found['items'] != 1)}, "
-        f"{found['objects']:,} objects in {found['with_masks']:,} with masks, "
-        f"{found['empty']:,} of them empty",
+        f"{found['dataset']} ({found['format']}): {items}, {found['objects']:,} objects in "
+        f"{found['with_masks']:,} with masks, {found['empty']:,} of them empty",
         f"objects an item: {_range(counts)}   (least, median, most)",
         *([f"{len(groups):,} groups (patients, slides, videos)"] if groups else []),
         "",

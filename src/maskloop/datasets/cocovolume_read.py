@@ -134,7 +134,7 @@ class Volume:
             raise FormatError(self.name)
         has_channels = data.ndim == 4
         data = np.ascontiguousarray(np.moveaxis(data, 0, self.axis))
-        if not has_channels and _is_window(window) and bits in (8, 16):
+        if not has_channels and window is not None and _is_window(window) and bits in (8, 16):
             data = _unwindowed(data, window, bits)
             if bits == 8:
                 job.say(
