@@ -201,12 +201,15 @@ class LoadSection(Section):
     def _add(self, found: Found) -> None:
         from napari.layers import Layer
 
-        for data in found.layers:
-            added = self._host.viewer.add_layer(Layer.create(*data))
-        more = len(found.layers) - 1
-        about = f"{added.name}: {layers.words_of(added)}" + (f", and {more} more" if more else "")
+        made = [Layer.create(*data) for data in found.layers]
+        more = len(made) - 1
+        about = f"{made[-1].name}: {layers.words_of(made[-1])}"
+        about += f", and {more} more" if more else ""
         said = [note.rstrip(".") for note in dict.fromkeys(found.notes)]
+        # Before they are added: what is then found of an earlier case is said after it.
         self._host.say(". ".join([about, *said]) + ".", "warning" if said else "")
+        for layer in made:
+            self._host.viewer.add_layer(layer)
 
     def _ask_image(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Open image", "", filters("images"))
