@@ -203,3 +203,20 @@ def test_a_png_that_leads_out_or_does_not_fit_is_refused(tmp_path):
 def test_an_image_without_an_entry_has_no_mask_yet(tmp_path):
     dataset = open_dataset(written(tmp_path, picture(), [], annotations=[]), format="coco-panoptic")
     assert [replace(i, ref=None).has_mask for i in dataset.items] == [False]
+
+
+def test_every_category_says_its_colour_though_instances_say_none(tmp_path):
+    triangle = [1, 1, 5, 1, 5, 5]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 6, "width": 8}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 2, "segmentation": [triangle], "iscrowd": 0}
+        ],
+        "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "rod", "color": [9, 8, 7]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    convert_dataset(tmp_path / "a.json", tmp_path / "out", "coco-panoptic", options=NO_PICTURES)
+    (file,) = (tmp_path / "out").rglob("panoptic*.json")
+    found = {c["name"]: c["color"] for c in json.loads(file.read_text())["categories"]}
+    assert found["rod"] == [9, 8, 7]
+    assert len(found["cell"]) == 3

@@ -149,7 +149,7 @@ class Categories:
     dataset : Dataset
         Its scheme gives ids; where it comes from COCO, entries stay as they were.
     is_panoptic : bool
-        Whether every category must say whether it is a thing.
+        Whether every category must say its colour and whether it is a thing.
     """
 
     def __init__(self, dataset: Dataset, *, is_panoptic: bool = False) -> None:
@@ -190,7 +190,8 @@ class Categories:
             fresh |= {"color": coco_rows.rgb(row.colour), "isthing": int(is_thing)}
             return {**fresh, "ignore": 1} if row.ignore else fresh
         entry = {**known, "id": row.id}
-        if (coco_rows.stated_colour(known) or colour_of(row.id)) != row.colour:
+        stated = coco_rows.stated_colour(known)
+        if (stated or colour_of(row.id)) != row.colour or (self._is_panoptic and not stated):
             entry["color"] = coco_rows.rgb(row.colour)
         if self._is_panoptic or "isthing" in known or row.is_thing != self._is_thing:
             entry["isthing"] = int(row.is_thing)
